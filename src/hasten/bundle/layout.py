@@ -1,0 +1,42 @@
+"""Every path in a bundle, once, and what each holds.
+
+    manifest.json      schema version, identity, signature, preprocessing, labels, runtime and knobs, sha256 of every other file
+    program/           what the runtime loads, as it was certified
+    model.onnx         the same candidate, portable (absent where the program itself is the only form)
+    golden.npz         a few real inputs and the outputs that the certified program gave for them
+    evidence.jsonl     raw measurements, verdicts and decisions: one JSON object a line (see EVIDENCE below)
+    front.json         the candidates that no other one dominates
+    MODEL_CARD.md      what this is, for people
+    report.html        the report, self-contained
+
+EVIDENCE: each line has `kind`:
+
+    run           {command, job{...}, machine{id,text,cpu,cores,...}, versions{package: version}, started (ISO 8601),
+                   budget_seconds, account_seconds{name: seconds}, load{before, after, busy: bool, sentence}, metric,
+                   labelled: bool, objective, limits{...}, threads, batch_size, num_samples{calibrate, select, certify},
+                   noise_floor{value, low, high}, model_name, flops, parameters}
+    trial         {id, text, recipe[...], runtime, knobs{...}, facts[...], lossless, fate (start|reference|answer|passed|
+                   promising|lost|failed), reason, on_front: bool, size_bytes, peak_memory_bytes|null,
+                   latency{value,low,high}|null (seconds), throughput{value,low,high}|null (samples/s, at batch), best_batch|null,
+                   speedup{value,low,high}|null (over the reference, same run), drop{value,low,high,n}|null (points, select split),
+                   quality{metric: value}, verdict{outcome, reason, drop{...}, limit, alpha, needed_samples, method}|null}
+    measurement   {trial, stage: explore|final, metric, unit, samples[...], groups[...], cpu_seconds[...], method{...}, where{...}}
+    decision      {seconds (since the start), what, why, learnt}
+    disagreement  {index (in the certify split), label|null, start (class name or number), answer, confidence_start,
+                   confidence_answer, picture: base64 PNG or null}
+    outcomes      {split: certify, metric, start: [per-sample outcome], answer: [per-sample outcome]}
+    answer        the document that `hasten optimize --json` prints
+"""
+
+from __future__ import annotations
+
+SCHEMA_VERSION = 1
+
+MANIFEST = "manifest.json"
+PROGRAM = "program"
+PORTABLE = "model.onnx"
+GOLDEN = "golden.npz"
+EVIDENCE = "evidence.jsonl"
+FRONT = "front.json"
+CARD = "MODEL_CARD.md"
+REPORT = "report.html"

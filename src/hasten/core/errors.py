@@ -1,0 +1,109 @@
+"""Every error that hasten raises on purpose, and the exit code of each.
+
+    HastenError                1   something else went wrong
+    ├── JobError               2   the job is wrong: a key, a path, a callable
+    │   ├── DataError          2   the data are wrong: empty, leaking, NaN, wrong shape
+    │   ├── ModelError         2   the model is wrong: does not load, returns the wrong thing, NaN weights
+    │   └── BundleError        2   the bundle is wrong: truncated, changed, made by a newer version
+    ├── NotPossibleHere        3   the request is right, but this machine or this model does not allow it
+    │   ├── ExportError        3   an operator cannot be exported
+    │   └── WorkerError        3   a child process crashed, or ran out of time or memory
+    ├── MissingExtra           4   an optional package is missing; the message holds the install line
+    └── LimitsNotMet           5   everything ran, and nothing keeps the limits
+
+A message is one line and names the field, the rule, what came, and the way out.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+_NOTHING = object()
+
+
+class HastenError(Exception):
+    """A failure that a user can understand. `exit_code` is what the command line returns.
+
+    field: what is wrong (`limits.max_drop`); rule: what must hold; got: what came instead; hint: the way out.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, field: str, rule: str, *, got: object = _NOTHING, hint: str = "") -> None:
+        self.field, self.rule, self.hint = field, rule, hint
+        text = f"{field}: {rule}"
+        if got is not _NOTHING:
+            text += f", but got {_short(got)}"
+        text += "."
+        if hint:
+            text += f" {hint}"
+            if not hint.endswith((".", "?", "`")):
+                text += "."
+        super().__init__(" ".join(text.split()))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exception's own pickling calls __init__ with the finished message; errors cross process borders here.
+        return (_rebuild, (type(self), self.args[0], self.__dict__.copy()))
+
+
+class JobError(HastenError):
+    """The job is wrong."""
+
+    exit_code = 2
+
+
+class DataError(JobError):
+    """The data are wrong."""
+
+
+class ModelError(JobError):
+    """The model is wrong."""
+
+
+class BundleError(JobError):
+    """The bundle is wrong."""
+
+
+class NotPossibleHere(HastenError):
+    """The request is right, but this machine or this model does not allow it."""
+
+    exit_code = 3
+
+
+class ExportError(NotPossibleHere):
+    """The model cannot leave the module floor."""
+
+
+class WorkerError(NotPossibleHere):
+    """A child process failed. `cause` says whether trying again may help: only time-out and memory may."""
+
+    Cause = Literal["crash", "timeout", "memory", "error"]
+
+    def __init__(self, field: str, rule: str, *, cause: Cause, last_words: str = "", hint: str = "") -> None:
+        super().__init__(field, rule, hint=hint)
+        self.cause: WorkerError.Cause = cause
+        self.last_words = last_words
+
+
+class MissingExtra(HastenError):
+    """An optional package is missing."""
+
+    exit_code = 4
+
+
+class LimitsNotMet(HastenError):
+    """Everything ran, and nothing keeps the limits."""
+
+    exit_code = 5
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _rebuild(kind: type[HastenError], message: str, state: dict[str, object]) -> HastenError:
+    error = kind.__new__(kind)
+    Exception.__init__(error, message)
+    error.__dict__.update(state)
+    return error

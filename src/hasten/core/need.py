@@ -1,0 +1,48 @@
+"""The one gate to optional packages. Its error carries the exact install line."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+from .errors import MissingExtra
+
+EXTRA_OF = {
+    "torch": "train",
+    "safetensors": "train",
+    "onnx": "train",
+    "onnxscript": "train",
+    "onnxslim": "train",
+    "sklearn": "train",
+    "openvino": "openvino",
+    "nncf": "openvino",
+    "pyarrow": "data",
+    "matplotlib": "report",
+    "jinja2": "report",
+}
+"""Import name -> the extra of pyproject.toml that brings it. A test holds the two together."""
+
+
+def need(package: str, *, why: str = "") -> ModuleType:
+    """Import `package` (a dotted name is fine). Raises MissingExtra, with the install line, where it is not installed."""
+    top = package.split(".")[0]
+    if not has(top):
+        extra = EXTRA_OF.get(top)
+        line = f'`pip install "hasten[{extra}]"`' if extra else f"`pip install {top}`"
+        raise MissingExtra(f"package {top!r}", f"is needed {why or 'here'} and is not installed", hint=f"Install it: {line}")
+    return importlib.import_module(package)
+
+
+def has(package: str) -> bool:
+    """Whether `package` is installed. Nothing is imported."""
+    return importlib.util.find_spec(package.split(".")[0]) is not None
+
+
+def missing(*packages: str) -> str | None:
+    """One sentence about the packages that are not installed, or None. For the `fits` of leaves."""
+    absent = [p for p in packages if not has(p)]
+    if not absent:
+        return None
+    extras = sorted({EXTRA_OF.get(p, p) for p in absent})
+    return f"{', '.join(absent)} not installed: pip install \"hasten[{','.join(extras)}]\""

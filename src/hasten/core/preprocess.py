@@ -1,0 +1,127 @@
+"""What happens to a picture before the model sees it: declared once, the same code in search, bundle and server.
+
+numpy and Pillow only. A declaration is data: it is written into the bundle's manifest.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .errors import DataError
+
+MAX_PIXELS = 64_000_000  # decoded; a larger picture is refused before it is decoded
+
+
+class ImagePreprocess(BaseModel):
+    """Picture -> tensor, in this order: mode, resize, crop, scale, mean/std, layout."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Annotated[Literal["RGB", "L"], Field(description="Colour mode that pictures are converted to: RGB or L (grey).")] = "RGB"
+    resize: Annotated[
+        int | tuple[int, int] | None,
+        Field(description="Pixels: one number resizes the short side, [height, width] both. Default: no resize."),
+    ] = None
+    crop: Annotated[
+        int | tuple[int, int] | None, Field(description="Centre crop in pixels: one number or [height, width].")
+    ] = None
+    interpolation: Annotated[
+        Literal["nearest", "bilinear", "bicubic", "lanczos"], Field(description="Resampling filter (Pillow's).")
+    ] = "bilinear"
+    float_resize: Annotated[
+        bool,
+        Field(description="Resize in float32 instead of 8 bit, as torch.nn.functional.interpolate does when enlarging."),
+    ] = False
+    scale: Annotated[float, Field(gt=0, description="Each 8-bit value is multiplied by this first.")] = 1 / 255
+    mean: Annotated[tuple[float, ...], Field(description="Subtracted per channel, after scale.")] = (0.0,)
+    std: Annotated[tuple[float, ...], Field(description="Divided by per channel, after mean.")] = (1.0,)
+    layout: Annotated[Literal["NCHW", "NHWC"], Field(description="Order of the axes that the model wants.")] = "NCHW"
+    channels: Annotated[bool, Field(description="False drops the channel axis of grey pictures: N x H x W.")] = True
+
+    @model_validator(mode="after")
+    def _channels_agree(self) -> ImagePreprocess:
+        count = 3 if self.mode == "RGB" else 1
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) not in (1, count):
+                raise ValueError(f"{name} must have 1 or {count} numbers for mode {self.mode}")
+        if any(s == 0 for s in self.std):
+            raise ValueError("std must not hold 0")
+        return self
+
+    def __call__(self, pictures: Sequence[Any] | np.ndarray) -> np.ndarray:
+        """Pictures (encoded bytes, or uint8 H x W [x C] arrays) -> float32 batch. Raises DataError for what is no picture."""
+        if len(pictures) == 0:
+            raise DataError("pictures", "must not be empty")
+        return np.stack([self.one(picture) for picture in pictures])
+
+    def one(self, picture: Any) -> np.ndarray:
+        """One picture -> float32 tensor without the batch axis."""
+        from PIL import Image
+
+        image = open_picture(picture, self.mode)
+        resample = getattr(Image.Resampling, self.interpolation.upper())
+        if size := self._target_size(image.height, image.width):
+            height, width = size
+            if self.float_resize:
+                planes = [np.asarray(band.convert("F").resize((width, height), resample)) for band in image.split()]
+                pixels = np.stack(planes, axis=-1).astype(np.float32)
+            else:
+                pixels = np.asarray(image.resize((width, height), resample), dtype=np.float32)
+        else:
+            pixels = np.asarray(image, dtype=np.float32)
+        if pixels.ndim == 2:
+            pixels = pixels[:, :, None]
+        if self.crop is not None:
+            pixels = _centre_crop(pixels, self.crop)
+        pixels = (pixels * np.float32(self.scale) - np.float32(self.mean)) / np.float32(self.std)
+        if self.layout == "NCHW":
+            pixels = pixels.transpose(2, 0, 1)
+        if not self.channels:
+            pixels = pixels[0] if self.layout == "NCHW" else pixels[:, :, 0]
+        return np.ascontiguousarray(pixels, dtype=np.float32)
+
+    def _target_size(self, height: int, width: int) -> tuple[int, int] | None:
+        if self.resize is None:
+            return None
+        if isinstance(self.resize, tuple):
+            return self.resize
+        short = min(height, width)
+        if short == self.resize:
+            return None
+        return (
+            (self.resize, int(width * self.resize / short)) if height <= width else (int(height * self.resize / short), self.resize)
+        )
+
+
+def open_picture(picture: Any, mode: Literal["RGB", "L"]) -> Any:
+    """A PIL image in `mode`, from encoded bytes or a uint8 array. Raises DataError for anything else."""
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(picture, bytes | bytearray | memoryview):
+        try:
+            image = Image.open(io.BytesIO(picture))
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError("picture", f"must have at most {MAX_PIXELS} pixels", got=f"{image.width} x {image.height}")
+            image.load()
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError) as error:
+            raise DataError("picture", f"cannot be decoded ({error})", hint="Send JPEG, PNG, WebP or another format of Pillow") from None
+    else:
+        array = np.asarray(picture)
+        if array.dtype != np.uint8 or array.ndim not in (2, 3):
+            raise DataError("picture", "must be encoded bytes or a uint8 array H x W or H x W x C", got=f"{array.dtype} {array.shape}")
+        image = Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _centre_crop(pixels: np.ndarray, crop: int | tuple[int, int]) -> np.ndarray:
+    height, width = (crop, crop) if isinstance(crop, int) else crop
+    have_height, have_width = pixels.shape[:2]
+    if have_height < height or have_width < width:
+        raise DataError("preprocess.crop", f"must fit into the picture ({have_height} x {have_width})", got=f"{height} x {width}")
+    top, left = (have_height - height) // 2, (have_width - width) // 2
+    return pixels[top : top + height, left : left + width]

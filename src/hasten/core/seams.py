@@ -1,0 +1,211 @@
+"""The places where hasten is extended. A plug-in is one file with one frozen dataclass that fills one of these.
+
+A name is the edge's affair: `name` is what the command line and the job file say. Inside, a type is a type.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from .candidate import Candidate, Floor, Step
+from .machine import Machine, versions
+
+if TYPE_CHECKING:
+    from .job import ModelSection
+
+Arrays = Mapping[str, np.ndarray]
+"""Named arrays; the first axis is the batch."""
+
+
+def option(
+    default: Any, help: str, *, choices: tuple[Any, ...] = (), unit: str = "", low: float | None = None, high: float | None = None
+) -> Any:
+    """A field of a Technique or Runtime.
+
+    default: its value; help: what it means, with its source; choices: the values that a search may try (empty: it is
+    not searched); unit, low, high: for people and for validation.
+    """
+    return field(default=default, metadata={"help": help, "choices": choices, "unit": unit, "low": low, "high": high})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What the answer will run on. threads: at most so many; batch_size: samples per call that latency is measured at."""
+
+    threads: int
+    batch_size: int = 1
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What is known before anything is tried: the machine, what it answered when asked, the target and the aim.
+
+    facts: answers of the doctor's checks (`u8s8-saturates`); operators: how many of each operator the graph holds,
+    known once the graph exists; objective: latency, throughput, size or memory.
+    """
+
+    machine: Machine
+    target: Target
+    facts: frozenset[str] = frozenset()
+    operators: Mapping[str, int] = field(default_factory=dict)
+    objective: str = "latency"
+    num_calibration: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a technique promises before it is tried. speedup: over the fastest lossless program (1 = none); seconds: to build."""
+
+    speedup: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a technique may use while it works. folder: where it writes; calibration: .npy files [N, ...] by input name
+    of the calibrate split, preprocessed; threads, seed: for its own computing."""
+
+    folder: Path
+    calibration: Mapping[str, Path]
+    threads: int = 1
+    seed: int = 0
+
+    def calibration_arrays(self) -> dict[str, np.ndarray]:
+        """The calibrate split by input name, memory-mapped, [N, ...]."""
+        return {name: np.load(path, mmap_mode="r") for name, path in self.calibration.items()}
+
+
+class _Options:
+    """Shared by what has options: a frozen dataclass whose fields are made by `option`."""
+
+    @classmethod
+    def space(cls, profile: Profile) -> Iterator[Self]:
+        """Every combination of the choices that a search may try, the defaults first. Override where facts narrow it."""
+        searched = [f for f in fields(cls) if f.metadata.get("choices")]  # type: ignore[arg-type]
+        axes = [sorted(f.metadata["choices"], key=lambda c, d=f.default: c != d) for f in searched]  # type: ignore[misc]
+        for values in itertools.product(*axes):
+            yield cls(**{f.name: v for f, v in zip(searched, values, strict=True)})
+
+    def options(self) -> dict[str, Any]:
+        """The options that differ from their defaults: what a recipe shows and a digest counts."""
+        return {
+            f.name: getattr(self, f.name)
+            for f in fields(self)  # type: ignore[arg-type]
+            if f.default is MISSING or getattr(self, f.name) != f.default
+        }
+
+
+class Technique(_Options, ABC):
+    """One way to make a model smaller or faster. A frozen dataclass; its fields are its options.
+
+    floor: where it works; needs, forbids: facts that the candidate must or must not have; adds: facts after it;
+    lossless: outputs change by rounding only; packages: distributions whose versions decide the result.
+    """
+
+    name: ClassVar[str]
+    floor: ClassVar[Floor] = Floor.GRAPH
+    lossless: ClassVar[bool] = False
+    needs: ClassVar[frozenset[str]] = frozenset()
+    forbids: ClassVar[frozenset[str]] = frozenset()
+    adds: ClassVar[frozenset[str]] = frozenset()
+    packages: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def fits(self, candidate: Candidate | None, profile: Profile) -> str | None:
+        """None, or one sentence saying why not. Cheap: nothing is imported. `candidate` is None when only planning;
+        floor, needs and forbids have been checked already."""
+
+    @abstractmethod
+    def expects(self, profile: Profile) -> Forecast:
+        """What it promises here."""
+
+    @abstractmethod
+    def apply(self, candidate: Candidate, context: Context) -> Candidate:
+        """The candidate after it, its files in `context.folder`. Runs in a child process. Raises HastenError."""
+
+    def step(self) -> Step:
+        return Step(name=self.name, options=self.options(), versions=versions(*self.packages))
+
+
+class Program(ABC):
+    """What runs: arrays in, arrays out, by name."""
+
+    @abstractmethod
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """One call. inputs: exactly the signature's, [N, ...]. Returns the outputs by name, [N, ...]."""
+
+    def close(self) -> None:
+        """Give back what it holds. The default has nothing to give."""
+
+
+class Runtime(_Options, ABC):
+    """Compiles a candidate for this machine and runs it. A frozen dataclass; its fields are its knobs.
+
+    Every runtime has the knob `threads` (0: the target's).
+    """
+
+    name: ClassVar[str]
+    floor: ClassVar[Floor] = Floor.GRAPH
+    packages: ClassVar[tuple[str, ...]] = ()
+    threads: int
+
+    @abstractmethod
+    def fits(self, candidate: Candidate | None, target: Target) -> str | None:
+        """None, or one sentence saying why not. Nothing is imported. `candidate` is None when only planning."""
+
+    @abstractmethod
+    def compile(self, candidate: Candidate, target: Target, folder: Path) -> None:
+        """Write into `folder` all that `load` needs. Runs in a child process. Raises NotPossibleHere."""
+
+    @abstractmethod
+    def load(self, folder: Path, target: Target) -> Program:
+        """The program in `folder`, ready to run. Raises NotPossibleHere, BundleError."""
+
+    def step(self) -> Step:
+        return Step(name=self.name, options=self.options(), versions=versions(*self.packages))
+
+    def num_threads(self, target: Target) -> int:
+        """The threads it will use: the knob, never more than the target allows."""
+        return min(self.threads, target.threads) if self.threads else target.threads
+
+
+class Loader(ABC):
+    """Opens one kind of model: a workload's first half. `packages`: as for Technique."""
+
+    name: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def fits(self, model: ModelSection) -> str | None:
+        """None where this kind is meant, else one sentence saying why not."""
+
+    @abstractmethod
+    def open(self, model: ModelSection, example: Arrays, folder: Path) -> Candidate:
+        """The original as a candidate, its files in `folder`. example: a few real preprocessed samples by input name, or
+        under the name `""` where the user gave no names. Raises ModelError, ExportError."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What a check learnt: facts for the profile and one sentence for people."""
+
+    sentence: str
+    facts: frozenset[str] = frozenset()
+
+
+class Check(ABC):
+    """Asks the machine one question, by trying rather than by reading a list."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def ask(self, target: Target) -> Finding:
+        """The answer. Takes under a second; imports only what it needs; missing packages are a finding, not an error."""

@@ -1,0 +1,1 @@
+"""Questions that are put to the machine itself: one file a check."""

@@ -1,0 +1,1 @@
+"""Numbers with their origin: timing in isolated processes, quality per sample, statistics."""
