@@ -23,6 +23,9 @@ Objective = Literal["latency", "throughput", "size", "memory"]
 Seconds = Annotated[float, BeforeValidator(lambda v: parse_duration(v, field="search.budget"))]
 
 
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -32,7 +35,7 @@ class ModelSection(_Section):
 
     source: Annotated[
         str | None,
-        Field(description="An ONNX file, or a callable returning an nn.Module: `file.py:function` or `package.module:function`."),
+        Field(description="An ONNX file, or a callable that returns an nn.Module: `file.py:function` or `package.module:function`."),
     ] = None
     weights: Annotated[str | None, Field(description="A .safetensors file that is loaded into the module (strictly).")] = None
     module: Annotated[Any, Field(exclude=True, repr=False)] = None  # Python only
@@ -51,8 +54,7 @@ class DataSection(_Section):
     label: Annotated[str | None, Field(description="Column or array that holds the label. Default: label, labels, target or y.")] = None
     image: Annotated[str | None, Field(description="Parquet column that holds encoded pictures. Default: image.")] = None
     limit: Annotated[int | None, Field(gt=0, description="Use at most so many samples of each source, the first ones.")] = None
-    labels: Annotated[tuple[str, ...] | None, BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v),
-                      Field(description="Class names, in the order of the model's outputs.")] = None  # fmt: skip
+    labels: Annotated[Names | None, Field(description="Class names, in the order of the model's outputs.")] = None
     preprocess: Annotated[
         ImagePreprocess | None, Field(strict=False, description="What happens to pictures before the model: see the keys below.")
     ] = None
@@ -77,9 +79,9 @@ class LimitsSection(_Section):
     ] = 0.5
     latency_ms: Annotated[float | None, Field(gt=0, strict=False, description="95th percentile of latency, milliseconds.")] = None
     size_mb: Annotated[float | None, Field(gt=0, strict=False, description="Bytes that ship, in millions.")] = None
-    memory_mb: Annotated[float | None, Field(gt=0, strict=False, description="Peak memory over an empty process, in millions of bytes.")] = (
-        None
-    )
+    memory_mb: Annotated[
+        float | None, Field(gt=0, strict=False, description="Peak memory over an empty process, in millions of bytes.")
+    ] = None
 
 
 class TargetSection(_Section):
@@ -87,8 +89,9 @@ class TargetSection(_Section):
 
     threads: Annotated[int | None, Field(gt=0, description="Threads that may be used. Default: all cores.")] = None
     batch_size: Annotated[int, Field(gt=0, description="Samples per call at which latency is measured.")] = 1
-    runtimes: Annotated[tuple[str, ...] | None, BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v),
-                        Field(description="Runtimes that may be used (`hasten list runtimes`). Default: all that are installed.")] = None  # fmt: skip
+    runtimes: Annotated[
+        Names | None, Field(description="Runtimes that may be used (`hasten list runtimes`). Default: all that are installed.")
+    ] = None
 
 
 class SearchSection(_Section):
@@ -96,12 +99,9 @@ class SearchSection(_Section):
 
     objective: Annotated[Objective, Field(description=f"What to minimise: {', '.join(get_args(Objective))}.")] = "latency"
     budget: Annotated[Seconds, Field(strict=False, description="Time for the search, such as 90s, 5m or 1h30m.")] = 300.0
-    techniques: Annotated[tuple[str, ...] | None, BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v),
-                          Field(description="Techniques that may be used (`hasten list techniques`). Default: all.")] = None  # fmt: skip
+    techniques: Annotated[Names | None, Field(description="Techniques that may be used (`hasten list techniques`). Default: all.")] = None
     seed: Annotated[int, Field(ge=0, description="Seed of the division of the data and of all sampling.")] = 0
-    allow_undecided: Annotated[
-        bool, Field(description="Whether an answer may be one whose quality too few samples could decide.")
-    ] = False
+    allow_undecided: Annotated[bool, Field(description="Whether an answer may be one whose quality too few samples could decide.")] = False
 
 
 class Job(_Section):
@@ -154,7 +154,9 @@ class Job(_Section):
         except ValidationError as error:
             raise _translate(error) from None
         if job.model.source is None and job.model.module is None:
-            raise JobError("model.source", "must be an ONNX file or a callable such as model.py:build", hint="`hasten show job` lists every key")
+            raise JobError(
+                "model.source", "must be an ONNX file or a callable such as model.py:build", hint="`hasten show job` lists every key"
+            )
         data = job.data
         if data.content is None and data.source is None and not (data.calibrate and data.select and data.certify):
             raise JobError("data.source", "must be given, or all of data.calibrate, data.select and data.certify")

@@ -25,7 +25,8 @@ class Interval:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Interval:
-        return cls(**{k: (float("nan") if v is None else v) for k, v in value.items()})
+        known: dict[str, Any] = {k: (math.nan if v is None else v) for k, v in value.items()}
+        return cls(**known)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +65,7 @@ class Measurement:
         if n == 0:
             return Interval(value=math.nan, low=math.nan, high=math.nan, level=level, n=0)
         rank, carried = _median_rank(n, level)
-        return Interval(
-            value=float(np.median(rounds)), low=float(rounds[rank]), high=float(rounds[n - 1 - rank]), level=carried, n=n
-        )
+        return Interval(value=float(np.median(rounds)), low=float(rounds[rank]), high=float(rounds[n - 1 - rank]), level=carried, n=n)
 
     def percentile(self, q: float, level: float = 0.95) -> float | None:
         """The q-th percentile (0-100), or None where the sample count does not own it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from types import ModuleType
 
 from .errors import MissingExtra
@@ -23,6 +24,9 @@ EXTRA_OF = {
 }
 """Import name -> the extra of pyproject.toml that brings it. A test holds the two together."""
 
+_PHONES_HOME = ("openvino_telemetry",)
+"""Reports each import of openvino and nncf to its vendor unless it is kept from being imported."""
+
 
 def need(package: str, *, why: str = "") -> ModuleType:
     """Import `package` (a dotted name is fine). Raises MissingExtra, with the install line, where it is not installed."""
@@ -31,6 +35,8 @@ def need(package: str, *, why: str = "") -> ModuleType:
         extra = EXTRA_OF.get(top)
         line = f'`pip install "hasten[{extra}]"`' if extra else f"`pip install {top}`"
         raise MissingExtra(f"package {top!r}", f"is needed {why or 'here'} and is not installed", hint=f"Install it: {line}")
+    for reporter in _PHONES_HOME:
+        sys.modules.setdefault(reporter, None)  # type: ignore[arg-type]  # importing it fails, and who wanted it does without
     return importlib.import_module(package)
 
 
@@ -45,4 +51,4 @@ def missing(*packages: str) -> str | None:
     if not absent:
         return None
     extras = sorted({EXTRA_OF.get(p, p) for p in absent})
-    return f"{', '.join(absent)} not installed: pip install \"hasten[{','.join(extras)}]\""
+    return f'{", ".join(absent)} not installed: pip install "hasten[{",".join(extras)}]"'

@@ -6,15 +6,20 @@ numpy and Pillow only. A declaration is data: it is written into the bundle's ma
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from .errors import DataError
 
-MAX_PIXELS = 64_000_000  # decoded; a larger picture is refused before it is decoded
+MAX_PIXELS = 64_000_000  # a larger picture is refused before it is decoded, and before it is resized to that
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # the rest of Pillow's decoders are kept away from strangers' bytes
+
+# What Pillow raises for damaged pictures, besides its own UnidentifiedImageError (an OSError).
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, RuntimeError, struct.error)
 
 
 class ImagePreprocess(BaseModel):
@@ -24,15 +29,16 @@ class ImagePreprocess(BaseModel):
 
     mode: Annotated[Literal["RGB", "L"], Field(description="Colour mode that pictures are converted to: RGB or L (grey).")] = "RGB"
     resize: Annotated[
-        int | tuple[int, int] | None,
+        PositiveInt | tuple[PositiveInt, PositiveInt] | None,
         Field(description="Pixels: one number resizes the short side, [height, width] both. Default: no resize."),
     ] = None
     crop: Annotated[
-        int | tuple[int, int] | None, Field(description="Centre crop in pixels: one number or [height, width].")
+        PositiveInt | tuple[PositiveInt, PositiveInt] | None,
+        Field(description="Centre crop in pixels: one number or [height, width]."),
     ] = None
-    interpolation: Annotated[
-        Literal["nearest", "bilinear", "bicubic", "lanczos"], Field(description="Resampling filter (Pillow's).")
-    ] = "bilinear"
+    interpolation: Annotated[Literal["nearest", "bilinear", "bicubic", "lanczos"], Field(description="Resampling filter (Pillow's).")] = (
+        "bilinear"
+    )
     float_resize: Annotated[
         bool,
         Field(description="Resize in float32 instead of 8 bit, as torch.nn.functional.interpolate does when enlarging."),
@@ -67,6 +73,8 @@ class ImagePreprocess(BaseModel):
         resample = getattr(Image.Resampling, self.interpolation.upper())
         if size := self._target_size(image.height, image.width):
             height, width = size
+            if height * width > MAX_PIXELS:  # a line of 1 x 30,000 pixels, its short side enlarged to 256
+                raise DataError("picture", f"must have at most {MAX_PIXELS} pixels after preprocess.resize", got=f"{width} x {height}")
             if self.float_resize:
                 planes = [np.asarray(band.convert("F").resize((width, height), resample)) for band in image.split()]
                 pixels = np.stack(planes, axis=-1).astype(np.float32)
@@ -78,7 +86,7 @@ class ImagePreprocess(BaseModel):
             pixels = pixels[:, :, None]
         if self.crop is not None:
             pixels = _centre_crop(pixels, self.crop)
-        pixels = (pixels * np.float32(self.scale) - np.float32(self.mean)) / np.float32(self.std)
+        pixels = (pixels * np.float32(self.scale) - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         if self.layout == "NCHW":
             pixels = pixels.transpose(2, 0, 1)
         if not self.channels:
@@ -93,9 +101,7 @@ class ImagePreprocess(BaseModel):
         short = min(height, width)
         if short == self.resize:
             return None
-        return (
-            (self.resize, int(width * self.resize / short)) if height <= width else (int(height * self.resize / short), self.resize)
-        )
+        return (self.resize, int(width * self.resize / short)) if height <= width else (int(height * self.resize / short), self.resize)
 
 
 def open_picture(picture: Any, mode: Literal["RGB", "L"]) -> Any:
@@ -103,17 +109,24 @@ def open_picture(picture: Any, mode: Literal["RGB", "L"]) -> Any:
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(picture, bytes | bytearray | memoryview):
+        hint = f"Send {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         try:
-            image = Image.open(io.BytesIO(picture))
+            image = Image.open(io.BytesIO(picture), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise DataError("picture", f"must have at most {MAX_PIXELS} pixels", got=f"{image.width} x {image.height}")
             image.load()
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError) as error:
-            raise DataError("picture", f"cannot be decoded ({error})", hint="Send JPEG, PNG, WebP or another format of Pillow") from None
+        except UnidentifiedImageError:
+            raise DataError("picture", "is no picture, or of an unknown format", hint=hint) from None
+        except Image.DecompressionBombError as error:
+            raise DataError("picture", f"must have at most {MAX_PIXELS} pixels ({error})") from None
+        except _BROKEN as error:
+            raise DataError("picture", f"cannot be decoded ({error})", hint=hint) from None
     else:
         array = np.asarray(picture)
-        if array.dtype != np.uint8 or array.ndim not in (2, 3):
-            raise DataError("picture", "must be encoded bytes or a uint8 array H x W or H x W x C", got=f"{array.dtype} {array.shape}")
+        if array.dtype != np.uint8 or array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] <= 4)):
+            raise DataError(
+                "picture", "must be encoded bytes or a uint8 array H x W or H x W x C, C at most 4", got=f"{array.dtype} {array.shape}"
+            )
         image = Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array)
     return image if image.mode == mode else image.convert(mode)
 

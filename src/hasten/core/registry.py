@@ -19,11 +19,11 @@ from typing import TypeVar
 
 from .digest import digest_bytes
 from .errors import JobError
-from .seams import Check, Loader, Runtime, Technique
+from .seams import Check, Loader, Reader, Runtime, Technique
 
-T = TypeVar("T", Technique, Runtime, Loader, Check)
+T = TypeVar("T", Technique, Runtime, Loader, Reader, Check)
 
-_FOLDERS: dict[type, str] = {Technique: "techniques", Runtime: "runtimes", Loader: "workloads", Check: "doctor"}
+_FOLDERS: dict[type, str] = {Technique: "techniques", Runtime: "runtimes", Loader: "workloads", Reader: "workloads", Check: "doctor"}
 _PLUGINS = "HASTEN_PLUGINS"  # child processes inherit it, so that they know the same plug-ins
 
 
@@ -84,7 +84,8 @@ def _load_file(path: Path) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

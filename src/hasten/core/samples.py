@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from .digest import digest_array, digest_bytes, digest_json
 from .errors import DataError
+from .labels import LABEL_NAMES
 
 SplitName = Literal["calibrate", "select", "certify"]
 SPLITS: tuple[SplitName, ...] = ("calibrate", "select", "certify")
@@ -20,11 +21,13 @@ class Samples:
     """N samples.
 
     inputs: by name, each an array [N, ...], or a sequence of N encoded pictures (bytes) or uint8 pictures of any size
-    where preprocessing is declared; labels: [N] class numbers (integers) or [N, ...] targets (floats), or None.
+    where preprocessing is declared; labels: [N] class numbers (integers) or [N, ...] targets (floats), or None;
+    classes: the names of the class numbers, where the source has names.
     """
 
     inputs: Mapping[str, Any]
     labels: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values()))) if self.inputs else 0
@@ -35,7 +38,7 @@ class Samples:
             name: values[np.asarray(indices)] if isinstance(values, np.ndarray) else [values[int(i)] for i in indices]
             for name, values in self.inputs.items()
         }
-        return Samples(inputs=picked, labels=None if self.labels is None else self.labels[np.asarray(indices)])
+        return replace(self, inputs=picked, labels=None if self.labels is None else self.labels[np.asarray(indices)])
 
     def check(self, where: str) -> Samples:
         """Itself, or DataError: empty, unequal lengths, NaN or infinity."""
@@ -94,6 +97,7 @@ def make_splits(parts: Mapping[str, Samples], *, seed: int = 0, fractions: tuple
         if missing or unknown:
             raise DataError("data", "must be one set, or the three splits calibrate, select and certify", got=sorted(parts))
         chosen = {name: parts[name].check(f"data.{name}") for name in SPLITS}
+        _same_classes(chosen)
     names = {split: samples.sample_digests() for split, samples in chosen.items()}
     for a, b in (("calibrate", "select"), ("calibrate", "certify"), ("select", "certify")):
         if shared := set(names[a]) & set(names[b]):
@@ -107,23 +111,111 @@ def make_splits(parts: Mapping[str, Samples], *, seed: int = 0, fractions: tuple
     return Splits(**chosen, digest=digest_json([names, labels]))
 
 
+def as_parts(content: Any, *, where: str = "data") -> Mapping[str, Samples]:
+    """What a Python user or a callable gives, as `{"all": samples}` or the splits by name.
+
+    content: Samples; inputs; or a tuple (inputs, labels); or a mapping with the keys calibrate, select and certify, each
+    any of these. inputs: an array [N, ...], a list of N pictures (encoded bytes or uint8 arrays), or a dict of them by
+    input name, which may hold the labels too (under label, labels, target or y). A single input without a name is called
+    `""`. Tensors of torch count as arrays. Raises DataError, naming what came.
+    """
+    if isinstance(content, Splits):
+        return {name: content[name] for name in SPLITS}
+    if isinstance(content, Mapping) and content:
+        if all(isinstance(part, Samples) for part in content.values()):
+            return content
+        if any(name in SPLITS for name in content):
+            return {str(name): _as_samples(part, f"{where}.{name}") for name, part in content.items()}
+    return {"all": _as_samples(content, where)}
+
+
+def _as_samples(content: Any, where: str) -> Samples:
+    if isinstance(content, Samples):
+        return content
+    if isinstance(content, tuple):
+        if len(content) != 2:
+            raise DataError(where, "must be inputs or a tuple (inputs, labels)", got=f"a tuple of {len(content)}")
+        return Samples(inputs=_as_inputs(content[0], where), labels=_as_labels(content[1], where))
+    if isinstance(content, Mapping):
+        label = next((name for name in LABEL_NAMES if name in content), None)
+        inputs = {name: values for name, values in content.items() if name != label}
+        return Samples(inputs=_as_inputs(inputs, where), labels=_as_labels(content[label], where) if label else None)
+    return Samples(inputs=_as_inputs(content, where))
+
+
+def _as_inputs(content: Any, where: str) -> dict[str, Any]:
+    if not isinstance(content, Mapping):
+        return {"": _as_values(content, where)}
+    if not content:
+        raise DataError(where, "must hold at least one input", got="an empty dict")
+    return {str(name): _as_values(values, f"{where}.{name}") for name, values in content.items()}
+
+
+def _as_values(content: Any, where: str) -> Any:
+    """An array [N, ...], or a list of pictures."""
+    if isinstance(content, list) and content:
+        if all(isinstance(value, bytes | bytearray | memoryview) for value in content):
+            return content
+        if all(isinstance(value, np.ndarray) and value.dtype == np.uint8 for value in content) and len({v.shape for v in content}) > 1:
+            return content
+    return _as_array(content, where)
+
+
+def _as_labels(content: Any, where: str) -> np.ndarray | None:
+    if content is None:
+        return None
+    where = f"{where}.labels"
+    labels = _as_array(content, where, hint="Number text classes: numpy.unique(labels, return_inverse=True)[1]")
+    if labels.dtype.kind == "f":
+        return labels
+    return (labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels).astype(np.int64)
+
+
+def _as_array(content: Any, where: str, *, hint: str = "") -> np.ndarray:
+    rule = "must be an array of numbers [N, ...]"
+    if hasattr(content, "detach"):  # a tensor of torch, which is not imported here
+        content = content.detach().cpu()
+    elif not isinstance(content, np.ndarray | list | tuple) and not hasattr(content, "__array__"):
+        got = f"an object of type {type(content).__name__}"
+        raise DataError(where, f"{rule}, a dict of them, or a list of pictures", got=got, hint=hint)
+    try:
+        array = np.asarray(content)
+    except (TypeError, ValueError) as error:
+        raise DataError(where, f"{rule} ({error})", hint=hint) from None
+    if array.dtype.kind not in "biuf" or array.ndim == 0:
+        raise DataError(where, rule, got=f"{array.dtype} {array.shape}", hint=hint)
+    return array
+
+
+def _same_classes(parts: Mapping[str, Samples]) -> None:
+    """Class names are numbered source by source, so that sources with different names would number them differently."""
+    first = parts[SPLITS[0]].classes
+    for name in SPLITS[1:]:
+        if parts[name].classes != first:
+            odd = sorted(set(first) ^ set(parts[name].classes))
+            raise DataError(f"data.{name}", f"must have the class names of data.{SPLITS[0]}", got=f"a difference in {', '.join(odd)}",
+                            hint="List all class names in data.labels")  # fmt: skip
+
+
 def _divide(samples: Samples, seed: int, fractions: tuple[float, float, float]) -> dict[str, Samples]:
+    # In the order of their content: the order of the samples in the source does not count.
     _, first = np.unique(samples.sample_digests(), return_index=True)
-    first = np.sort(first)
     if len(first) < 10:
         raise DataError("data", "must hold at least 10 different samples to be divided into three splits", got=len(first))
     rng = np.random.default_rng(seed)
     labels = samples.labels
     stratify = labels is not None and labels.ndim == 1 and labels.dtype.kind in "iub"
     strata = [first[labels[first] == c] for c in np.unique(labels[first])] if stratify else [first]  # type: ignore[index]
-    # A sample's place in its shuffled stratum decides its split, so that every class is divided alike.
-    place = np.concatenate([(rng.permutation(len(s)) + rng.random()) / len(s) % 1.0 for s in strata])
+    # A sample's place in its shuffled stratum decides its split, so that every class is divided alike. The places of
+    # the strata are shifted evenly against each other, so that the whole is divided so even where classes are tiny.
+    shifts = (rng.permutation(len(strata)) + rng.random()) / len(strata)
+    place = np.concatenate([(rng.permutation(len(s)) + shift) / len(s) for s, shift in zip(strata, shifts, strict=True)])
     index = np.concatenate(strata)
     borders = np.cumsum(fractions)[:2]
     split = np.searchsorted(borders, place, side="right")
     shuffled = rng.permutation(len(index))
     index, split = index[shuffled], split[shuffled]
-    parts = {name: samples.take(index[split == k]) for k, name in enumerate(SPLITS)}
+    parts: dict[str, Samples] = {name: samples.take(index[split == k]) for k, name in enumerate(SPLITS)}
     for name, part in parts.items():
         if len(part) == 0:
             raise DataError("data", f"must hold enough samples for the split {name}", got=len(first))

@@ -18,7 +18,8 @@ from .candidate import Candidate, Floor, Step
 from .machine import Machine, versions
 
 if TYPE_CHECKING:
-    from .job import ModelSection
+    from .job import DataSection, Job
+    from .samples import Samples
 
 Arrays = Mapping[str, np.ndarray]
 """Named arrays; the first axis is the batch."""
@@ -149,11 +150,13 @@ class Program(ABC):
 class Runtime(_Options, ABC):
     """Compiles a candidate for this machine and runs it. A frozen dataclass; its fields are its knobs.
 
-    Every runtime has the knob `threads` (0: the target's).
+    Every runtime has the knob `threads` (0: the target's). defines_right: what it computes is what the model means, for
+    models on its floor; one runtime a floor says so.
     """
 
     name: ClassVar[str]
     floor: ClassVar[Floor] = Floor.GRAPH
+    defines_right: ClassVar[bool] = False
     packages: ClassVar[tuple[str, ...]] = ()
     threads: int
 
@@ -178,19 +181,37 @@ class Runtime(_Options, ABC):
 
 
 class Loader(ABC):
-    """Opens one kind of model: a workload's first half. `packages`: as for Technique."""
+    """Opens one kind of model. `packages`: as for Technique."""
 
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
-    def fits(self, model: ModelSection) -> str | None:
-        """None where this kind is meant, else one sentence saying why not."""
+    def fits(self, job: Job) -> str | None:
+        """None where `job.model` is of this kind, else one sentence saying why not. Nothing is imported."""
 
     @abstractmethod
-    def open(self, model: ModelSection, example: Arrays, folder: Path) -> Candidate:
-        """The original as a candidate, its files in `folder`. example: a few real preprocessed samples by input name, or
-        under the name `""` where the user gave no names. Raises ModelError, ExportError."""
+    def open(self, job: Job, example: Arrays, folder: Path) -> Candidate:
+        """The original as a candidate, its files in `folder`.
+
+        example: a few real preprocessed samples [n >= 2, ...] by input name, or under the name `""` where the data
+        have one input without a name. Raises ModelError, DataError, ExportError.
+        """
+
+
+class Reader(ABC):
+    """Reads one kind of data source."""
+
+    name: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def fits(self, source: str, path: Path) -> str | None:
+        """None where `source` is of this kind, else one sentence saying why not. path: source, relative to the job file."""
+
+    @abstractmethod
+    def read(self, source: str, path: Path, data: DataSection) -> Mapping[str, Samples]:
+        """`{"all": samples}`, or the splits by name. An input without a name is called `""`. Raises DataError."""
 
 
 @dataclass(frozen=True, kw_only=True)

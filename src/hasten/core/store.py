@@ -57,7 +57,9 @@ class Store:
             (root / "objects").mkdir(parents=True, exist_ok=True)
             (root / "tmp").mkdir(exist_ok=True)
         except OSError as error:
-            raise NotPossibleHere("store", f"must be a folder that can be written ({error})", hint="Set HASTEN_STORE to another place") from None
+            raise NotPossibleHere(
+                "store", f"must be a folder that can be written ({error})", hint="Set HASTEN_STORE to another place"
+            ) from None
 
     @classmethod
     def default(cls) -> Store:
@@ -156,7 +158,9 @@ def _disk_errors() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NotPossibleHere("store", "needs space on the disk, which is full", hint="Free some, or set HASTEN_STORE to another disk") from None
+            raise NotPossibleHere(
+                "store", "needs space on the disk, which is full", hint="Free some, or set HASTEN_STORE to another disk"
+            ) from None
         raise
 
 

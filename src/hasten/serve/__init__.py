@@ -1,1 +1,1 @@
-"""TODO"""
+"""Serves a bundle over HTTP: where nothing was ever trained, with the base install alone."""

@@ -1,0 +1,213 @@
+"""The verbs, typed and short: what `import hasten` offers and what the command line calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .core.errors import JobError, NotPossibleHere
+from .core.job import Job, Objective
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .bundle.verify import Proof, Score
+    from .core.samples import Samples
+    from .core.store import Store
+    from .engine import PlanLine
+    from .search.front import Front
+    from .search.observer import Observer
+
+
+def optimize(
+    model: Any,
+    data: Any = None,
+    *,
+    max_drop: float | None = None,
+    budget: str | float | None = None,
+    objective: Objective | None = None,
+    metric: str | None = None,
+    threads: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    out: Path | str | None = None,
+    store: Store | None = None,
+    observer: Observer | None = None,
+    command: str = "",
+) -> Front:
+    """Make `model` fast here, and prove that it stayed right.
+
+    Args:
+        model: an nn.Module; `file.py:function` or `package.module:function`; the path of an ONNX file; or a Job, which
+            says everything itself.
+        data: arrays, `(inputs, labels)`, Samples, a mapping of the three splits, a path or a callable's name. One set is
+            divided 10/30/60 into calibrate, select and certify.
+        max_drop: points of quality that may be lost. Default: 0.5.
+        budget: time for the search, seconds or a text such as "5m". Default: 5 minutes.
+        objective: latency (default), throughput, size or memory.
+        metric: what good means. Default: accuracy with class labels, else fidelity to the original.
+        threads: that may be used. Default: all cores.
+        settings: any other key of the job, such as {"limits.latency_ms": 5.0}; `hasten show job` lists them.
+        out: the folder that the bundle is written to. Default: none is written; `front.best.save(folder)` does.
+        store: where finished steps are kept. Default: HASTEN_STORE, else the user's cache.
+        observer: told what happens, as it happens.
+        command: the command that repeats this, for the report.
+
+    Raises:
+        HastenError: JobError, DataError, ModelError, NotPossibleHere, MissingExtra or LimitsNotMet.
+    """
+    from . import engine
+
+    job = as_job(
+        model, data, max_drop=max_drop, budget=budget, objective=objective, metric=metric, threads=threads, settings=settings
+    )  # fmt: skip
+    return engine.run(job, out=None if out is None else Path(out), store=store, observer=observer, command=command)
+
+
+def why(model: Any, data: Any = None, *, settings: Mapping[str, Any] | None = None) -> list[PlanLine]:
+    """The plan only: each technique and runtime with "ok" or one sentence saying why not. Arguments: as for `optimize`."""
+    from . import engine
+
+    return engine.plan(as_job(model, data, settings=settings))
+
+
+def as_job(
+    model: Any,
+    data: Any = None,
+    *,
+    max_drop: float | None = None,
+    budget: str | float | None = None,
+    objective: str | None = None,
+    metric: str | None = None,
+    threads: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Job:
+    """The job that the arguments of `optimize` ask for. Raises JobError."""
+    asked = {
+        "limits.max_drop": max_drop,
+        "search.budget": budget,
+        "search.objective": objective,
+        "quality.metric": metric,
+        "target.threads": threads,
+    }
+    overrides = {key: value for key, value in asked.items() if value is not None} | dict(settings or {})
+    if isinstance(model, Job):
+        if data is not None or overrides:
+            given = ", ".join(["data"] * (data is not None) + sorted(overrides))
+            raise JobError(
+                "optimize", f"takes a Job alone, since it says everything, but {given} was given too", hint="Put it into the job"
+            )
+        return model
+    if data is None:
+        raise JobError("data", "must be given", hint="Arrays, (inputs, labels), Samples, a path, or file.py:function")
+    named = isinstance(model, str | Path)
+    content = {
+        "model": {"source": str(model)} if named else {"module": model},
+        "data": {"source": str(data)} if isinstance(data, str | Path) else {"content": data},
+    }
+    return Job.make(content, overrides=overrides)
+
+
+def verify(bundle: Path | str, *, data: Path | str | None = None) -> list[Proof]:
+    """Prove that a bundle is what was certified and that this machine computes the same with it.
+
+    data: the job file or the data source of the certificate, to measure quality again. What does not hold is a Proof that
+    is not ok. Raises BundleError where the manifest cannot be trusted, JobError and DataError for what is wrong with `data`.
+    """
+    from .bundle.verify import verify as prove
+
+    if data is None:
+        return prove(Path(bundle))
+    samples, score = _certificate(Path(bundle), str(data))
+    return prove(Path(bundle), samples=samples, score=score)
+
+
+def _certificate(bundle: Path, data: str) -> tuple[Samples, Score]:
+    """The certify split of a bundle's job, read again from `data`, and the metric of its certificate."""
+    from .bundle.read import Bundle
+    from .measure.quality import METRICS
+    from .search.opening import read_splits
+
+    opened = Bundle.open(bundle)
+    metric, output = METRICS[opened.manifest.metric], opened.manifest.output
+    if metric.needs == "nothing":
+        raise JobError(
+            "data", f"cannot be judged again by {metric.name}, which compares with the original model", hint="Verify without data"
+        )
+    if data.endswith(".toml"):
+        job = Job.read(Path(data))
+    else:
+        asked = next(line["job"] for line in opened.evidence if line["kind"] == "run")
+        sections = {name: asked.get(name) or {} for name in ("quality", "limits", "target", "search")}
+        same = {k: v for k, v in asked["data"].items() if v is not None and k not in ("source", "calibrate", "select", "certify")}
+        job = Job.make({"model": {"source": "model.onnx"}, "data": {**same, "source": data}, **sections})
+    return read_splits(job).certify, lambda outputs, labels: metric.outcomes(outputs[output], outputs[output], labels)
+
+
+def predict(bundle: Path | str, inputs: Any) -> dict[str, np.ndarray]:
+    """The outputs of a bundle by name, [N, ...]. inputs: as for `Bundle.predict`; open a Bundle to predict many times."""
+    from .bundle.read import Bundle
+
+    with Bundle.open(Path(bundle)) as opened:
+        return opened.predict(inputs)
+
+
+def bench(
+    subjects: Sequence[Path | str],
+    *,
+    data: Any = None,
+    seconds: float = 10.0,
+    threads: int | None = None,
+    batch_size: int = 1,
+    observer: Observer | None = None,
+) -> dict[str, Any]:
+    """Time bundles and ONNX files against each other: in turn, each in its own process.
+
+    Args:
+        subjects: bundle folders and .onnx paths; ratios are over the first.
+        data: inputs as for `optimize`. Default: the golden inputs of the first bundle, else random numbers.
+        seconds: about how long to time.
+        threads: that each may use. Default: all cores.
+        batch_size: samples in each call.
+        observer: told how far it is.
+
+    Returns:
+        {"rows": [...] (what report.tables.bench_table takes), "sentences": [...] (load and noise, for people)}.
+
+    Raises:
+        HastenError: JobError, DataError, BundleError or WorkerError.
+    """
+    raise NotImplementedError
+
+
+def write_report(bundle: Path | str, out: Path | str | None = None) -> Path:
+    """Write the report of a bundle as one self-contained HTML file; returns its path. Default: report.html inside the bundle.
+
+    Raises BundleError, MissingExtra without the extra `report`, NotPossibleHere where `out` cannot be written.
+    """
+    from .bundle.layout import REPORT
+    from .bundle.read import Bundle
+    from .bundle.write import add_file
+    from .report.html import render
+
+    opened = Bundle.open(Path(bundle))
+    text = render(opened.manifest.model_dump(mode="json"), opened.evidence)
+    if out is None:
+        return add_file(opened.path, REPORT, text)
+    path = Path(out)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf8")
+    except OSError as error:
+        raise NotPossibleHere("out", f"cannot be written ({error.strerror})", got=str(path), hint="Name another place") from None
+    return path
+
+
+def serve_bundle(bundle: Path | str, *, host: str = "127.0.0.1", port: int = 8000, announce: Callable[[str], None] | None = None) -> None:
+    """Answer HTTP requests with a bundle until the process is told to stop.
+
+    port: 0 takes a free one; announce: called with the URL once connections are taken. Raises BundleError, NotPossibleHere.
+    """
+    from .serve.run import serve
+
+    serve(Path(bundle), host=host, port=port, announce=announce)

@@ -1,0 +1,101 @@
+"""The story, from a job to a bundle. Read this first.
+
+Job -> Workload -> Candidate ... -> Program ... -> Measurement ... -> Front -> Bundle
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from .core.job import Job
+from .core.machine import this_machine, usable_cores
+from .core.registry import find
+from .core.seams import Check, Profile, Target
+from .core.store import Store
+from .core.trial import Fate, Trial
+from .core.workload import Workload
+from .measure.quality import Metric, default_metric, get_metric
+from .measure.worker import State, Worker
+from .search.bundling import write_bundle
+from .search.certify import Finisher
+from .search.explore import Explorer, right_runtime
+from .search.front import Front
+from .search.judge import Judge
+from .search.observer import Observer
+from .search.opening import open_workload, output_spec
+from .search.space import PlanLine, make_space
+from .search.study import Study
+from .search.workshop import Workshop
+
+
+def run(job: Job, *, out: Path | None = None, store: Store | None = None, observer: Observer | None = None, command: str = "") -> Front:
+    """Make the job's model as fast as its limits allow, and prove it. The bundle is in `out`, or in the store.
+
+    Raises HastenError. Ctrl-C ends the search and finishes with what is known; a second one raises KeyboardInterrupt.
+    """
+    store = store or Store.default()
+    study = Study(job.search.budget, observer or Observer())
+    study.observer.budget(job.search.budget)
+    target, profile = ask(job, study)
+    space = make_space(job, target, profile)
+    with study.spending("open"):
+        study.stage("open", "read the data, divide it, load the model")
+        workload = open_workload(job, store)
+    metric = _metric(job, workload)
+    shop = Workshop(store, study, workload, target, job.search.seed)
+    start = Trial(candidate=workload.original, runtime=right_runtime(workload.original.floor), fate=Fate.START)
+    with Judge(shop, start, metric, job.limits.max_drop) as judge:
+        judge.check()
+        explorer = Explorer(shop, study, judge, profile, space, start)
+        explore(explorer, study)
+        finisher = Finisher(shop, study, judge, job.limits, job.search.objective, job.search.allow_undecided)
+        finish = finisher.finish(explorer.explored())
+        return write_bundle(job, study, shop, judge, finisher, finish, out=out, command=command or _command(job))
+
+
+def explore(explorer: Explorer, study: Study) -> None:
+    """Lossless first, then what changes outputs. Ctrl-C after the lossless part ends it early; before, there is no answer."""
+    explorer.lossless()
+    try:
+        explorer.lossy(explorer.reserve_seconds())
+    except KeyboardInterrupt:
+        study.observer.warn("interrupted: finishing with what is known (interrupt again to stop at once; finished work is kept)")
+        study.decide("stop", "interrupted by the user")
+
+
+def plan(job: Job, *, store: Store | None = None, observer: Observer | None = None) -> list[PlanLine]:
+    """Each technique and runtime for this job on this machine: `ok`, or one sentence why not. Nothing is tried."""
+    study = Study(job.search.budget, observer or Observer())
+    target, profile = ask(job, study)
+    space = make_space(job, target, profile)
+    workload = open_workload(job, store or Store.default())
+    shop = Workshop(store or Store.default(), study, workload, target, job.search.seed)
+    _metric(job, workload)  # a wrong one is an error of the plan already
+    return list(Explorer.planned(shop, study, profile, space).lines)
+
+
+def ask(job: Job, study: Study) -> tuple[Target, Profile]:
+    """What the machine answers when it is asked, in a child process."""
+    threads = min(job.target.threads or usable_cores(), usable_cores())
+    target = Target(threads=threads, batch_size=job.target.batch_size)
+    with study.spending("doctor"), Worker("doctor", threads=threads) as worker:
+        findings = worker.call(_ask, target)
+    for sentence, _ in findings:
+        study.observer.learnt(sentence)
+    facts = frozenset(fact for _, facts in findings for fact in facts)
+    return target, Profile(machine=this_machine(), target=target, facts=facts, objective=job.search.objective)
+
+
+def _ask(state: State, target: Target) -> list[tuple[str, frozenset[str]]]:
+    findings = [kind().ask(target) for kind in find(Check).values()]
+    return [(finding.sentence, finding.facts) for finding in findings]
+
+
+def _metric(job: Job, workload: Workload) -> Metric:
+    labels = workload.splits.certify.labels
+    return get_metric(job.quality.metric) if job.quality.metric else default_metric(labels, output_spec(workload))
+
+
+def _command(job: Job) -> str:
+    return f"hasten optimize {shlex.quote(str(job.model.source or 'MODEL'))}"

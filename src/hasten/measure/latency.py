@@ -1,0 +1,186 @@
+"""Timing that can be trusted: interleaved rounds, fresh processes, detected warm-up, and the machine's own noise.
+
+A race runs its entrants in turn (A B C, B C A, ...), each in a process of its own with its own threads. Rounds of one
+set of processes make a block; new blocks start new processes, because where a process happens to lie in memory changes
+its speed for its whole life. What is compared are the medians of one round, so a slow minute hits all entrants alike.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.machine import load_average
+from ..core.measurement import Measurement
+from ..core.seams import Runtime, Target
+from . import tasks
+from .worker import Worker
+
+Progress = Callable[[float], None]
+"""Told the share that is done, 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entrant:
+    """A program that takes part. tensors: .npy files [N, ...] by input name; batch_size: samples in each timed call."""
+
+    key: str
+    runtime: Runtime
+    folder: Path
+    target: Target
+    tensors: Mapping[str, Path]
+    batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long a race is. rounds: per block; slice_seconds: of timed runs per entrant and round, at least min_runs."""
+
+    blocks: int = 1
+    rounds: int = 8
+    slice_seconds: float = 0.06
+    min_runs: int = 3
+    warm_up_seconds: float = 2.0
+    seed: int = 0
+
+
+def final_plan(budget_seconds: float) -> Plan:
+    """Five sets of fresh processes where the budget allows, three where it is short."""
+    return Plan(blocks=5 if budget_seconds >= 120 else 3, rounds=6, slice_seconds=0.06, seed=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Race:
+    """What a race measured. block_of_round: which processes ran each round; others_busy: the share of the machine's
+    cores that other processes took meanwhile (0 to 1), or None where the system does not tell."""
+
+    latency: Mapping[str, Measurement]
+    block_of_round: tuple[int, ...]
+    others_busy: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "latency": {key: m.to_json() for key, m in self.latency.items()},
+            "block_of_round": list(self.block_of_round),
+            "others_busy": self.others_busy,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Race:
+        return cls(
+            latency={key: Measurement.from_json(m) for key, m in value["latency"].items()},
+            block_of_round=tuple(value["block_of_round"]),
+            others_busy=value["others_busy"],
+        )
+
+
+def race(entrants: Sequence[Entrant], plan: Plan, *, where: Mapping[str, Any], progress: Progress | None = None) -> Race:
+    """Time the entrants against each other. Raises WorkerError when one of them crashes."""
+    wall: dict[str, list[list[float]]] = {e.key: [] for e in entrants}
+    cpu: dict[str, list[list[float]]] = {e.key: [] for e in entrants}
+    warmth: dict[str, list[dict[str, float]]] = {e.key: [] for e in entrants}
+    rng = np.random.default_rng(plan.seed)
+    blocks: list[int] = []
+    idle = _IdleMeter()
+    for block in range(plan.blocks):
+        runners: dict[str, Worker] = {}
+        try:
+            for index in rng.permutation(len(entrants)):  # the order of births must not favour one
+                runners[entrants[index].key] = start(entrants[index])
+            for entrant in entrants:
+                warmth[entrant.key].append(runners[entrant.key].call(tasks.warm_up, plan.warm_up_seconds))
+            for _ in range(plan.rounds):
+                idle.begin(w.pid for w in runners.values())
+                for index in rng.permutation(len(entrants)):
+                    key = entrants[index].key
+                    walls, cpus = runners[key].call(tasks.time_slice, plan.slice_seconds, plan.min_runs)
+                    wall[key].append(walls)
+                    cpu[key].append(cpus)
+                idle.end(w.pid for w in runners.values())
+                blocks.append(block)
+                if progress:
+                    progress(len(blocks) / (plan.blocks * plan.rounds))
+        finally:
+            for runner in runners.values():
+                runner.close()
+    others = idle.others_busy()
+    latency = {
+        e.key: Measurement(
+            metric="latency",
+            unit="s",
+            samples=tuple(s for r in wall[e.key] for s in r),
+            groups=tuple(g for g, r in enumerate(wall[e.key]) for _ in r),
+            cpu_seconds=tuple(s for r in cpu[e.key] for s in r),
+            method={
+                "how": "interleaved rounds of wall-clock timed calls, each program in a process of its own",
+                "blocks": plan.blocks,
+                "block_of_round": blocks,
+                "rounds": plan.rounds,
+                "slice_seconds": plan.slice_seconds,
+                "batch_size": e.batch_size,
+                "threads": e.runtime.num_threads(e.target),
+                "warm_up": warmth[e.key],
+                "entrants": [x.key for x in entrants],
+            },
+            where={**where, "others_busy": others, "load_average": load_average()},
+        )
+        for e in entrants
+    }
+    return Race(latency=latency, block_of_round=tuple(blocks), others_busy=others)
+
+
+def start(entrant: Entrant) -> Worker:
+    """A worker that holds the entrant's program and inputs. Raises WorkerError, or what loading raises."""
+    threads = entrant.runtime.num_threads(entrant.target)
+    worker = Worker(f"{entrant.runtime.name} {entrant.key}", threads=threads)
+    try:
+        worker.call(tasks.load_program, entrant.runtime, entrant.folder, entrant.target)
+        worker.call(tasks.hold_inputs, entrant.tensors, entrant.batch_size)
+    except BaseException:
+        worker.close()
+        raise
+    return worker
+
+
+class _IdleMeter:
+    """Adds up what processes other than ours took of the machine while we timed."""
+
+    def __init__(self) -> None:
+        self._others = self._capacity = 0.0
+        self._opened: tuple[float, float, float] | None = None
+
+    def begin(self, pids: Any) -> None:
+        self._opened = self._read(pids)
+
+    def end(self, pids: Any) -> None:
+        now = self._read(pids)
+        if self._opened is None or now is None:
+            return
+        busy, ours, clock = (b - a for a, b in zip(self._opened, now, strict=True))
+        self._others += max(0.0, busy - ours)
+        self._capacity += clock * (os.cpu_count() or 1)
+
+    def others_busy(self) -> float | None:
+        """Known to about 0.01 s of CPU time a round: the kernel's tick."""
+        return round(min(1.0, self._others / self._capacity), 4) if self._capacity else None
+
+    @staticmethod
+    def _read(pids: Any) -> tuple[float, float, float] | None:
+        try:
+            tick = os.sysconf("SC_CLK_TCK")
+            fields = [int(x) for x in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+            busy = (sum(fields) - fields[3] - fields[4]) / tick  # all but idle and iowait; steal counts as busy
+            own = [os.getpid(), *pids]
+            used = 0.0
+            for pid in own:
+                stat = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+                used += (int(stat[11]) + int(stat[12])) / tick
+            return busy, used, time.perf_counter()
+        except (OSError, ValueError, IndexError):
+            return None

@@ -1,0 +1,150 @@
+"""What is done inside child processes: build, compile, load, run, time. Each function's first argument is the child's state."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.candidate import Candidate
+from ..core.seams import Arrays, Context, Program, Runtime, Target, Technique
+from .flops import count
+from .worker import State
+
+
+def apply_technique(state: State, technique: Technique, candidate: Candidate, context: Context) -> dict[str, Any]:
+    """`technique.apply`: the new candidate as JSON, with its path relative to the context's folder."""
+    result = technique.apply(candidate, context)
+    return {**result.to_json(), "path": result.path.relative_to(context.folder).as_posix()}
+
+
+def compile_program(state: State, runtime: Runtime, candidate: Candidate, target: Target, folder: Path) -> int:
+    """`runtime.compile` into `folder`. Returns the bytes that it wrote."""
+    runtime.compile(candidate, target, folder)
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def load_program(state: State, runtime: Runtime, folder: Path, target: Target) -> float:
+    """Load a program into the child. Returns the seconds that it took."""
+    began = time.perf_counter()
+    state["program"] = runtime.load(folder, target)
+    return time.perf_counter() - began
+
+
+def hold_inputs(state: State, tensors: Mapping[str, Path], batch_size: int) -> None:
+    """Keep the first `batch_size` samples as the input of the timed runs (repeated where there are fewer)."""
+    state["inputs"] = {name: _rows(np.load(path, mmap_mode="r"), batch_size) for name, path in tensors.items()}
+
+
+def warm_up(state: State, max_seconds: float) -> dict[str, float]:
+    """Run until it stops getting faster: the fastest run of a window of runs no longer improves by 2 %.
+
+    Windows hold at least 5 runs and 20 ms; three windows in a row without a better one end it, or `max_seconds`.
+    """
+    program, inputs = _program(state), state["inputs"]
+    began, best, idle, runs = time.perf_counter(), float("inf"), 0, 0
+    while idle < 3 and time.perf_counter() - began < max_seconds:
+        window: list[float] = []
+        opened = time.perf_counter()
+        while len(window) < 5 or time.perf_counter() - opened < 0.02:
+            started = time.perf_counter()
+            program.run(inputs)
+            window.append(time.perf_counter() - started)
+            if time.perf_counter() - began > max_seconds:
+                break
+        runs += len(window)
+        typical = float(np.median(window))
+        idle = idle + 1 if typical > 0.98 * best else 0
+        best = min(best, typical)
+    return {"runs": runs, "seconds": time.perf_counter() - began, "best": best}
+
+
+def time_slice(state: State, seconds: float, min_runs: int) -> tuple[list[float], list[float]]:
+    """Runs for about `seconds`, at least `min_runs`: wall and CPU seconds of each.
+
+    The first run after another process used the caches is not counted.
+    """
+    program, inputs = _program(state), state["inputs"]
+    wall: list[float] = []
+    cpu: list[float] = []
+    gc.disable()
+    program.run(inputs)
+    began = time.perf_counter()
+    while len(wall) < min_runs or time.perf_counter() - began < seconds:
+        cpu_began, started = time.process_time(), time.perf_counter()
+        program.run(inputs)
+        ended = time.perf_counter()
+        wall.append(ended - started)
+        cpu.append(time.process_time() - cpu_began)
+    gc.enable()
+    return wall, cpu
+
+
+def evaluate(state: State, tensors: Mapping[str, Path], start: int, stop: int, batch_size: int, folder: Path) -> float:
+    """Run samples `start` to `stop` in batches; outputs go to `folder`/<number>.npy in the program's order, and names.txt.
+
+    The last batch is filled up by repeating its last sample, so that a program with a fixed batch can run it. Returns
+    the seconds that it took.
+    """
+    program = _program(state)
+    arrays = {name: np.load(path, mmap_mode="r") for name, path in tensors.items()}
+    began = time.perf_counter()
+    parts: dict[str, list[np.ndarray]] = {}
+    for at in range(start, stop, batch_size):
+        count = min(batch_size, stop - at)
+        outputs = program.run({name: _rows(array[at : at + count], batch_size) for name, array in arrays.items()})
+        for name, output in outputs.items():
+            parts.setdefault(name, []).append(np.array(output[:count]))
+    seconds = time.perf_counter() - began
+    for number, chunks in enumerate(parts.values()):
+        np.save(folder / f"{number}.npy", np.concatenate(chunks))
+    (folder / "names.txt").write_text("\n".join(parts))
+    return seconds
+
+
+def run_once(state: State, inputs: Arrays) -> dict[str, np.ndarray]:
+    """The outputs for `inputs`."""
+    return _program(state).run(inputs)
+
+
+def peak_memory(
+    state: State, runtime: Runtime, folder: Path, target: Target, tensors: Mapping[str, Path], batch_size: int
+) -> tuple[int, int]:
+    """Peak bytes of this process before and after it loads and runs a program: call it in a fresh child."""
+    hold_inputs(state, tensors, batch_size)
+    before = _peak_resident_bytes()
+    load_program(state, runtime, folder, target)
+    for _ in range(10):
+        _program(state).run(state["inputs"])
+    return before, _peak_resident_bytes()
+
+
+def count_graph(state: State, path: Path, batch_size: int) -> dict[str, Any]:
+    """flops.count as JSON."""
+    return asdict(count(path, batch_size))
+
+
+def _program(state: State) -> Program:
+    program: Program = state["program"]
+    return program
+
+
+def _rows(array: np.ndarray, count: int) -> np.ndarray:
+    have = np.asarray(array[:count])
+    if len(have) == count:
+        return np.ascontiguousarray(have)
+    return np.concatenate([have, np.repeat(have[-1:], count - len(have), axis=0)])
+
+
+def _peak_resident_bytes() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

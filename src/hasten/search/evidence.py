@@ -1,0 +1,160 @@
+"""A search as evidence: the lines of bundle/layout.py, and the document of `hasten optimize --json`."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..core.job import Job
+from ..core.measurement import Interval, Measurement
+from ..core.preprocess import open_picture
+from ..core.seams import Target
+from ..core.trial import Trial
+from ..core.workload import Workload
+from .certify import Finish
+from .study import Study
+
+_MAX_DISAGREEMENTS = 24
+_THUMBNAIL = 96  # pixels of the long side
+
+
+def document(finish: Finish, *, bundle: str | None, report: str | None, account: Mapping[str, float]) -> dict[str, Any]:
+    """What `--json` prints. Its keys are stable."""
+    trial = finish.answer
+    answer = None
+    if trial is not None:
+        latency, memory, size = (trial.latest(m) for m in ("latency", "peak_memory", "size"))
+        answer = {
+            "id": trial.id,
+            "recipe": trial.candidate.recipe,
+            "runtime": trial.runtime.step().text,
+            "size_bytes": int(size.samples[0]) if size else None,
+            "peak_memory_bytes": int(memory.samples[0]) if memory else None,
+            "latency_seconds": three(latency.interval()) if latency else None,
+        }
+    drop = trial.verdict.drop if trial is not None and trial.verdict else None
+    lossless = trial is not None and trial.candidate.lossless
+    return {
+        "verdict": finish.verdict,
+        "reason": finish.reason,
+        "answer": answer,
+        "speedup": {"over_start": three(finish.over_start), "over_lossless": three(finish.over_lossless)},
+        "drop_points": {"value": 0.0, "low": 0.0, "high": 0.0, "n": 0} if lossless else four(drop),
+        "bundle": bundle,
+        "report": report,
+        "account_seconds": dict(account),
+    }
+
+
+def lines(
+    job: Job, workload: Workload, study: Study, finish: Finish, trials: Sequence[Trial], front: Sequence[Trial],
+    *, target: Target, run: Mapping[str, Any], answer: Mapping[str, Any], metric: str,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Everything that happened, one object a line."""
+    splits = workload.splits
+    first = {
+        "kind": "run", **run, "job": job.model_dump(mode="json"), "metric": metric, "labelled": splits.labelled,
+        "objective": job.search.objective, "limits": job.limits.model_dump(mode="json"), "threads": target.threads,
+        "batch_size": target.batch_size, "num_samples": {n: len(splits[n]) for n in ("calibrate", "select", "certify")},
+        "noise_floor": three(finish.noise_floor), "model_name": workload.name, "account_seconds": study.closed_account(),
+        "budget_seconds": study.budget_seconds,
+    }  # fmt: skip
+    members = {t.id for t in front}
+    final = {t.id for t in (finish.start, finish.reference, *finish.finalists)}
+    result: list[dict[str, Any]] = [first]
+    result += [trial_line(t, on_front=t.id in members) for t in trials]
+    for trial in trials:
+        for number, measurement in enumerate(trial.measurements):
+            result.append({"kind": "measurement", "trial": trial.id, "stage": _stage(trial, number, final), **measurement.to_json()})
+    result += [{"kind": "decision", **d.to_json()} for d in study.decisions]
+    if finish.outcomes is not None:
+        start, ours = finish.outcomes
+        result.append({"kind": "outcomes", "split": "certify", "metric": metric, "start": _plain(start), "answer": _plain(ours)})
+    result.append({"kind": "answer", **answer})
+    return result
+
+
+def trial_line(trial: Trial, *, on_front: bool) -> dict[str, Any]:
+    """One trial, for tables and pictures."""
+    latency, memory, size = (trial.latest(m) for m in ("latency", "peak_memory", "size"))
+    throughput = best_throughput(trial)
+    options = trial.runtime.options()
+    return {
+        "kind": "trial", "id": trial.id, "text": trial.text, "recipe": trial.candidate.recipe, "runtime": trial.runtime.name,
+        "knobs": options, "facts": sorted(trial.candidate.facts), "lossless": trial.candidate.lossless, "fate": str(trial.fate),
+        "reason": trial.reason, "on_front": on_front, "size_bytes": int(size.samples[0]) if size else None,
+        "peak_memory_bytes": int(memory.samples[0]) if memory else None,
+        "latency": three(latency.interval()) if latency else None,
+        "throughput": three(throughput.interval()) if throughput else None,
+        "best_batch": throughput.method["batch_size"] if throughput else None,
+        "speedup": three(trial.speedup), "drop": four(trial.drop), "quality": trial.quality,
+        "verdict": trial.verdict.to_json() if trial.verdict else None,
+    }  # fmt: skip
+
+
+def best_throughput(trial: Trial) -> Measurement | None:
+    """The throughput measurement at the batch size that gives the most samples per second."""
+    measured = [m for m in trial.measurements if m.metric == "throughput"]
+    return max(measured, key=lambda m: m.interval().value, default=None)
+
+
+def disagreements(workload: Workload, start: np.ndarray, answer: np.ndarray) -> Iterator[dict[str, Any]]:
+    """The certify samples on which two classifiers' outputs [N, C] name different classes, most sure ones first."""
+    if start.ndim != 2 or start.shape[1] < 2:
+        return
+    before, after = start.argmax(axis=1), answer.argmax(axis=1)
+    sure_before, sure_after = _confidence(start), _confidence(answer)
+    differ = np.flatnonzero(before != after)
+    certify = workload.splits.certify
+    pictures = next(iter(certify.inputs.values())) if workload.preprocess else None
+    for index in differ[np.argsort(-sure_after[differ])][:_MAX_DISAGREEMENTS]:
+        label = None if certify.labels is None else certify.labels[index]
+        yield {
+            "kind": "disagreement", "index": int(index), "label": _class(workload, label), "start": _class(workload, before[index]),
+            "answer": _class(workload, after[index]), "confidence_start": float(sure_before[index]),
+            "confidence_answer": float(sure_after[index]), "picture": None if pictures is None else _thumbnail(pictures[int(index)]),
+        }  # fmt: skip
+
+
+def three(interval: Interval | None) -> dict[str, float | None] | None:
+    """value, low and high."""
+    return None if interval is None else {k: v for k, v in interval.to_json().items() if k in ("value", "low", "high")}
+
+
+def four(interval: Interval | None) -> dict[str, float | None] | None:
+    """value, low, high and n."""
+    return None if interval is None else {k: v for k, v in interval.to_json().items() if k in ("value", "low", "high", "n")}
+
+
+def _stage(trial: Trial, number: int, final: set[str]) -> str:
+    latencies = [i for i, m in enumerate(trial.measurements) if m.metric == "latency"]
+    explored = trial.id not in final or (bool(latencies) and number == latencies[0] and len(latencies) > 1)
+    return "explore" if explored else "final"
+
+
+def _class(workload: Workload, number: Any) -> Any:
+    if number is None:
+        return None
+    names = workload.labels
+    return names[int(number)] if names and 0 <= int(number) < len(names) else int(number)
+
+
+def _confidence(scores_NC: np.ndarray) -> np.ndarray:
+    shifted = np.exp(scores_NC - scores_NC.max(axis=1, keepdims=True))
+    return np.asarray((shifted / shifted.sum(axis=1, keepdims=True)).max(axis=1))
+
+
+def _thumbnail(picture: Any) -> str:
+    image = open_picture(picture, "RGB")
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _plain(rows: np.ndarray) -> Any:
+    return np.round(rows.astype(np.float64), 6).tolist() if rows.dtype.kind == "f" else rows.astype(int).tolist()

@@ -1,0 +1,142 @@
+"""Quality: a trial's outputs against the original's, sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from ..core.errors import HastenError
+from ..core.measurement import Interval, Verdict
+from ..core.samples import SPLITS, SplitName
+from ..core.trial import Trial
+from ..measure.quality import Metric
+from ..measure.sequential import Sequential, looks
+from .workshop import Evaluator, Workshop
+
+PARITY = 1e-4
+"""Lossless means: no output differs by more than this, relative to the largest output (or 1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What sampling taught. state: in (surely within the limit), out (surely not), unsure; drop: in points, so far."""
+
+    state: str
+    drop: Interval
+    num_samples: int
+
+
+class Judge:
+    """Judges trials by one metric against the original, whose outputs are computed once.
+
+    original: the trial that defines right; limit: points that may be lost.
+    """
+
+    def __init__(self, workshop: Workshop, original: Trial, metric: Metric, limit: float) -> None:
+        self.shop, self.original, self.metric, self.limit = workshop, original, metric, limit
+        self._evaluators: dict[tuple[str, SplitName], Evaluator] = {}
+        self.seconds_per_sample: dict[str, float] = {}
+
+    def __enter__(self) -> Judge:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for evaluator in self._evaluators.values():
+            evaluator.__exit__()
+
+    def num_samples(self, split: SplitName) -> int:
+        return len(self.shop.workload.splits[split])
+
+    def first_look(self) -> int:
+        """How many samples of `select` the cheapest check uses."""
+        return looks(self.num_samples("select"))[0]
+
+    def check(self) -> None:
+        """That the labels of every split suit the metric and the judged output. Raises DataError, JobError, MissingExtra."""
+        few = self._outputs(self.original, "select", 0, self.first_look())[self.shop.workload.output]
+        for split in SPLITS:
+            labels = self.shop.workload.splits[split].labels
+            self.metric.check(few if labels is None else np.resize(few, (len(labels), *few.shape[1:])), labels)
+
+    def parity(self, trial: Trial) -> Verdict:
+        """Whether a lossless trial computes what the original computes, on real samples. Raises HastenError."""
+        stop = self.first_look()
+        want, got = self._outputs(self.original, "select", 0, stop), self._outputs(trial, "select", 0, stop)
+        worst = 0.0
+        for name, expected in want.items():
+            actual = got[name]
+            if expected.shape != actual.shape or not np.isfinite(actual).all():
+                return Verdict(outcome="failed", reason=f"output {name!r} is not finite or has another shape", method="parity")
+            scale = max(1.0, float(np.abs(expected).max(initial=0)))
+            worst = max(worst, float(np.abs(expected.astype(np.float64) - actual).max(initial=0)) / scale)
+        good = worst <= PARITY
+        sentence = f"outputs differ by at most {worst:.1e} of the largest on {stop} real samples (allowed {PARITY:.0e})"
+        return Verdict(outcome="passed" if good else "failed", reason=sentence, method="parity")
+
+    def sane(self, trial: Trial) -> str | None:
+        """Why a lossy trial is not worth timing, or None: it must run, and give finite outputs. Raises HastenError."""
+        for name, output in self._outputs(trial, "select", 0, self.first_look()).items():
+            if not np.isfinite(output).all():
+                return f"output {name!r} holds NaN or infinity"
+        return None
+
+    def sample(self, trial: Trial) -> Judged:
+        """Sequential quality on `select`: stops when the trial is surely in or surely out. Raises HastenError."""
+        test = Sequential(metric=self.metric, limit=self.limit, num_samples=self.num_samples("select"), seed=self.shop.seed)
+        for reference, candidate in self._growing(trial, "select", looks(self.num_samples("select"))):
+            look = test.look(reference, candidate)
+            if look.decision != "go on":
+                break
+        return Judged(state=look.decision, drop=look.drop_in, num_samples=look.num_samples)
+
+    def rows(self, trial: Trial, split: SplitName) -> tuple[np.ndarray, np.ndarray]:
+        """Per-sample outcomes of the original and of the trial over the whole split, paired."""
+        pair: tuple[np.ndarray, np.ndarray] | None = None
+        for pair in self._growing(trial, split, _pieces(self.num_samples(split))):
+            self.shop.study.observer.trying(f"quality on {split}", "", len(pair[0]) / self.num_samples(split))
+        if pair is None:
+            raise HastenError(f"split {split}", "must not be empty")
+        return pair
+
+    def judged_outputs(self, trial: Trial, split: SplitName) -> np.ndarray:
+        """The judged output over the whole split: [N, ...]."""
+        cuts = [0, *_pieces(self.num_samples(split))]
+        name = self.shop.workload.output
+        return np.concatenate([self._outputs(trial, split, a, b)[name] for a, b in pairwise(cuts)])
+
+    def golden(self, trial: Trial, count: int) -> dict[str, np.ndarray]:
+        """What the trial gives for the first `count` samples of the certify split, all outputs."""
+        return self._outputs(trial, "certify", 0, count)
+
+    def _growing(self, trial: Trial, split: SplitName, stops: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        labels, name = self.shop.workload.splits[split].labels, self.shop.workload.output
+        reference: list[np.ndarray] = []
+        candidate: list[np.ndarray] = []
+        for start, stop in zip([0, *stops], stops, strict=False):
+            wanted = None if labels is None else labels[start:stop]
+            right = self._outputs(self.original, split, start, stop)[name]
+            ours = self._outputs(trial, split, start, stop)[name]
+            reference.append(self.metric.outcomes(right, right, wanted))
+            candidate.append(self.metric.outcomes(ours, right, wanted))
+            yield np.concatenate(reference), np.concatenate(candidate)
+
+    def _outputs(self, trial: Trial, split: SplitName, start: int, stop: int) -> dict[str, np.ndarray]:
+        key = (trial.id, split)
+        if key not in self._evaluators:
+            self._close_idle(keep=key)
+            self._evaluators[key] = self.shop.evaluator(trial, split)
+        outputs = self._evaluators[key].outputs(start, stop)
+        self.seconds_per_sample[trial.id] = self._evaluators[key].seconds_per_sample
+        return outputs
+
+    def _close_idle(self, keep: tuple[str, SplitName]) -> None:
+        # At most the original and one other keep a process each: sleeping children cost memory.
+        for key in [k for k in self._evaluators if k[0] != self.original.id and k != keep]:
+            self._evaluators.pop(key).__exit__()
+
+
+def _pieces(n: int) -> list[int]:
+    return [*range(1024, n, 1024), n]

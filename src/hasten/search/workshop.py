@@ -1,0 +1,242 @@
+"""Where candidates are built, compiled, run and measured: each step isolated in a child process and kept in the store."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.candidate import Candidate
+from ..core.digest import digest_json, digest_path
+from ..core.errors import DataError
+from ..core.machine import load_average, this_machine
+from ..core.measurement import Measurement
+from ..core.samples import Samples, SplitName
+from ..core.seams import Context, Runtime, Target, Technique
+from ..core.store import Record, Store
+from ..core.trial import Trial
+from ..core.workload import Workload
+from ..measure import tasks
+from ..measure.latency import Entrant, Plan, Race, race, start
+from ..measure.worker import Worker
+from .study import Study
+
+_CHUNK = 256  # samples preprocessed at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A compiled program: its folder, and the bytes that it ships."""
+
+    folder: Path
+    size_bytes: int
+
+
+class Workshop:
+    """Does the work of a search. Every method is free when its step was done before."""
+
+    def __init__(self, store: Store, study: Study, workload: Workload, target: Target, seed: int) -> None:
+        self.store, self.study, self.workload, self.target, self.seed = store, study, workload, target, seed
+        self.machine = this_machine()
+
+    def tensors(self, split: SplitName) -> dict[str, Path]:
+        """A split as the model sees it: one .npy [N, ...] for each input."""
+        signature, preprocess = self.workload.original.signature, self.workload.preprocess
+        identity = {
+            "data": self.workload.splits.digest,
+            "split": split,
+            "preprocess": preprocess.model_dump() if preprocess else None,
+            "inputs": signature.to_json()["inputs"],
+        }
+        with self.study.spending("data"):
+            record = self.store.step("tensors", identity, lambda folder: self._write_tensors(self.workload.splits[split], folder))
+        return {spec.name: record.folder / f"{number}.npy" for number, spec in enumerate(signature.inputs)}
+
+    def apply(self, technique: Technique, candidate: Candidate) -> Candidate:
+        """The candidate after a technique. Raises HastenError."""
+        step = technique.step()
+        identity = {"candidate": candidate.id, "step": step.to_json(), "code": _code(technique), "seed": self.seed}
+        if not technique.lossless:  # only these may look at data
+            identity["calibration"] = self.workload.splits.digest
+
+        def work(folder: Path) -> dict[str, Any]:
+            calibration = {} if technique.lossless else self.tensors("calibrate")
+            context = Context(folder=folder, calibration=calibration, threads=self.target.threads, seed=self.seed)
+            with Worker(technique.name, threads=self.target.threads) as worker:
+                return worker.call_within(max(30.0, self.study.left), tasks.apply_technique, technique, candidate, context)
+
+        with self.study.spending("export" if technique.floor == "module" else "build"):
+            record = self.store.step("candidate", identity, work)
+        return Candidate.from_json(record.value, record.folder / record.value["path"])
+
+    def count(self, candidate: Candidate) -> dict[str, Any]:
+        """Operations of one call, parameters and operators of a graph: `flops`, `parameters`, `operators`, `problem`."""
+
+        def work(folder: Path) -> dict[str, Any]:
+            with Worker("count") as worker:
+                return worker.call(tasks.count_graph, candidate.path, self.target.batch_size)
+
+        with self.study.spending("count"):
+            value: dict[str, Any] = self.store.step("count", {"candidate": candidate.id, "batch": self.target.batch_size}, work).value
+        return value
+
+    def compile(self, runtime: Runtime, candidate: Candidate) -> Built:
+        """The candidate as a program. Raises HastenError."""
+        identity = {"program": self._program_id(runtime, candidate), "machine": self.machine.id}
+        with self.study.spending("compile"):
+            record = self.store.step("program", identity, lambda folder: self._compile(runtime, candidate, folder))
+        return Built(folder=record.folder / "program", size_bytes=record.value["size_bytes"])
+
+    def race(self, trials: Sequence[Trial], plan: Plan, *, batch_size: int | None = None, twin_of: Trial | None = None, label: str) -> Race:
+        """Trials timed against each other; latencies are keyed by trial id, the twin's by `twin`. Raises WorkerError."""
+        batch = batch_size or self.target.batch_size
+        taking_part = [(t.id, t) for t in trials] + ([("twin", twin_of)] if twin_of else [])
+        entrants = [self._entrant(t, key, batch) for key, t in taking_part]
+        identity = {
+            "programs": [[key, self._program_id(t.runtime, t.candidate)] for key, t in taking_part],
+            "plan": plan.__dict__, "batch": batch, "machine": self.machine.id, "data": self.workload.splits.digest, "label": label,
+        }  # fmt: skip
+
+        def work(folder: Path) -> dict[str, Any]:
+            with self.store.measuring():
+                return race(entrants, plan, where=self.where(), progress=self._progress("timing")).to_json()
+
+        with self.study.spending("timing"):
+            result = Race.from_json(self.store.step("race", identity, work).value)
+        self.study.busiest = max(self.study.busiest, result.others_busy or 0.0)
+        return result
+
+    def memory(self, trial: Trial) -> Measurement:
+        """Peak memory of a process that only loads and runs the program, less the same process before it."""
+        built = self.compile(trial.runtime, trial.candidate)
+        tensors = self.tensors("select")
+        identity = {
+            "program": self._program_id(trial.runtime, trial.candidate),
+            "machine": self.machine.id,
+            "batch": self.target.batch_size,
+        }
+
+        def work(folder: Path) -> list[int]:
+            with Worker("memory", threads=trial.runtime.num_threads(self.target)) as worker:
+                return list(worker.call(tasks.peak_memory, trial.runtime, built.folder, self.target, tensors, self.target.batch_size))
+
+        with self.study.spending("memory"):
+            before, after = self.store.step("memory", identity, work).value
+        return Measurement(
+            metric="peak_memory", unit="B", samples=(float(max(0, after - before)),),
+            method={"how": "peak resident bytes of a fresh process after 10 calls, less its peak before it loaded the program",
+                    "before": before, "after": after},
+            where=self.where(),
+        )  # fmt: skip
+
+    def evaluator(self, trial: Trial, split: SplitName) -> Evaluator:
+        """Runs the trial's program over a split, piece by piece."""
+        return Evaluator(self, trial, split)
+
+    def where(self) -> dict[str, Any]:
+        """Where measurements of this search are taken."""
+        return {"machine": self.machine.id, "load_average": load_average()}
+
+    def _program_id(self, runtime: Runtime, candidate: Candidate) -> str:
+        return digest_json([candidate.id, runtime.step().to_json(), _code(runtime), self.target.__dict__])
+
+    def _compile(self, runtime: Runtime, candidate: Candidate, folder: Path) -> dict[str, Any]:
+        program = folder / "program"
+        program.mkdir()
+        with Worker(runtime.name, threads=self.target.threads) as worker:
+            size = worker.call_within(max(60.0, self.study.left), tasks.compile_program, runtime, candidate, self.target, program)
+        return {"size_bytes": size}
+
+    def _entrant(self, trial: Trial, key: str, batch_size: int) -> Entrant:
+        built = self.compile(trial.runtime, trial.candidate)
+        return Entrant(
+            key=key, runtime=trial.runtime, folder=built.folder, target=self.target, tensors=self.tensors("select"), batch_size=batch_size
+        )
+
+    def _progress(self, what: str) -> Any:
+        return lambda fraction: self.study.observer.trying(what, "", fraction)
+
+    def _write_tensors(self, samples: Samples, folder: Path) -> dict[str, Any]:
+        preprocess, specs = self.workload.preprocess, self.workload.original.signature.inputs
+        for number, spec in enumerate(specs):
+            values = samples.inputs[""] if "" in samples.inputs and len(specs) == 1 else samples.inputs.get(spec.name)
+            if values is None:
+                raise DataError("data", f"must hold the model's input {spec.name!r}", got=", ".join(samples.inputs))
+            target = None
+            for at in range(0, len(samples), _CHUNK):
+                raw = values[at : at + _CHUNK]
+                chunk = preprocess(raw) if preprocess else np.asarray(raw)
+                if problem := spec.problem(chunk if spec.shape[:1] == (None,) else chunk[: spec.shape[0]]):
+                    raise DataError(f"data input {spec.name!r}", problem)
+                if target is None:
+                    shape = (len(samples), *chunk.shape[1:])
+                    target = np.lib.format.open_memmap(folder / f"{number}.npy", mode="w+", dtype=np.dtype(spec.dtype), shape=shape)
+                if chunk.shape[1:] != target.shape[1:]:
+                    raise DataError(
+                        f"data input {spec.name!r}", f"must have one shape {target.shape[1:]} for all samples", got=chunk.shape[1:]
+                    )
+                target[at : at + len(chunk)] = chunk
+            assert target is not None
+            target.flush()
+        return {"samples": len(samples)}
+
+
+class Evaluator:
+    """Outputs of one program over one split, computed on demand and kept. The child starts when it is first needed."""
+
+    def __init__(self, workshop: Workshop, trial: Trial, split: SplitName) -> None:
+        self._shop, self._trial, self._split = workshop, trial, split
+        self._worker: Worker | None = None
+        self.seconds_per_sample = 0.0
+        signature = trial.candidate.signature
+        batch_matters = "batch-dependent" in trial.candidate.facts
+        self.batch_size = signature.batch or (workshop.target.batch_size if batch_matters else 32)
+
+    def __enter__(self) -> Evaluator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._worker is not None:
+            self._worker.close()
+
+    def outputs(self, start_at: int, stop: int) -> dict[str, np.ndarray]:
+        """Outputs for samples `start_at` to `stop` of the split, by name."""
+        shop, trial = self._shop, self._trial
+        identity = {
+            "program": shop._program_id(trial.runtime, trial.candidate), "data": shop.workload.splits.digest, "split": self._split,
+            "range": [start_at, stop], "batch": self.batch_size, "machine": shop.machine.id,
+            "preprocess": shop.workload.preprocess.model_dump() if shop.workload.preprocess else None,
+        }  # fmt: skip
+        tensors = shop.tensors(self._split)
+        with shop.study.spending("quality"):
+            record = shop.store.step("outputs", identity, lambda folder: self._run(tensors, start_at, stop, folder))
+        self.seconds_per_sample = record.value["seconds"] / (stop - start_at)
+        names = (record.folder / "names.txt").read_text().split("\n")
+        return {name: np.load(record.folder / f"{number}.npy") for number, name in enumerate(names)}
+
+    def _run(self, tensors: dict[str, Path], start_at: int, stop: int, folder: Path) -> dict[str, float]:
+        if self._worker is None:
+            self._worker = start(self._shop._entrant(self._trial, self._trial.id, 1))
+        seconds = self._worker.call(tasks.evaluate, tensors, start_at, stop, self.batch_size, folder)
+        return {"seconds": seconds}
+
+
+def keep_original(store: Store, candidate: Candidate) -> Candidate:
+    """The original, its files moved into the store under the name of its content."""
+
+    def work(folder: Path) -> dict[str, Any]:
+        for file in candidate.path.parent.iterdir():
+            (folder / file.name).hardlink_to(file)
+        return {**candidate.to_json(), "path": candidate.path.name}
+
+    record: Record = store.step("original", candidate.to_json(), work)
+    return Candidate.from_json(record.value, record.folder / record.value["path"])
+
+
+def _code(leaf: Technique | Runtime) -> str:
+    """The name of the code that does the step: a changed leaf never meets results of its former self."""
+    return digest_path(Path(inspect.getfile(type(leaf))))
