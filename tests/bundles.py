@@ -102,13 +102,17 @@ def pictures(count: int, *, seed: int = 0) -> list[bytes]:
     return encoded
 
 
-def contents(folder: Path, signature: Signature, golden: Samples, **changes: Any) -> Contents:
-    """What `write` takes for `folder/model.onnx`, compiled for onnxruntime here and now."""
+def contents(folder: Path, signature: Signature, golden: Samples, *, runtime_name: str = "onnxruntime", **changes: Any) -> Contents:
+    """What `write` takes for `folder/model.onnx`, compiled here and now."""
     target = Target(threads=1)
     candidate = Candidate(
-        floor=Floor.GRAPH, path=folder / "model.onnx", signature=signature, lineage=(Step(name="toy"), Step(name="simplify"))
+        floor=Floor.GRAPH,
+        path=folder / "model.onnx",
+        signature=signature,
+        lineage=(Step(name="toy"), Step(name="simplify")),
+        facts=frozenset({"null-allowed"}),
     )
-    runtime = registry.get(Runtime, "onnxruntime")()
+    runtime = registry.get(Runtime, runtime_name)()
     program_folder = folder / "program"
     program_folder.mkdir()
     runtime.compile(candidate, target, program_folder)
@@ -119,7 +123,7 @@ def contents(folder: Path, signature: Signature, golden: Samples, **changes: Any
         runtime=runtime,
         target=target,
         candidate=candidate,
-        portable=folder / "model.onnx",
+        portable=candidate.path if candidate.path.exists() else None,
         metric="accuracy",
         golden=golden,
         golden_tensors={},
@@ -136,6 +140,15 @@ def contents(folder: Path, signature: Signature, golden: Samples, **changes: Any
     finally:
         program.close()
     return replace(made, golden_tensors=tensors, golden_outputs=outputs)
+
+
+def null_contents(folder: Path, **changes: Any) -> Contents:
+    """A bundle-to-be that needs no model library: zeros for two numbers each."""
+    signature = Signature(
+        inputs=(TensorSpec(name="x", dtype="float32", shape=(None, 2)),), outputs=(TensorSpec(name="y", dtype="float32", shape=(None, 3)),)
+    )
+    golden = Samples(inputs={"x": np.ones((4, 2), np.float32)})
+    return contents(folder, signature, golden, **{"runtime_name": "null", "metric": "cosine", **changes})
 
 
 def picture_contents(folder: Path, **changes: Any) -> Contents:

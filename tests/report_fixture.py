@@ -64,7 +64,12 @@ def evidence(*, seed: int = 7) -> list[dict[str, Any]]:
             (0.0, "Asked the machine", "The recipes depend on its instructions", "AVX2 without VNNI: u8s8 may saturate"),
             (11.2, "Exported the model to ONNX", "Every runtime but eager reads it", "Outputs agree to 1.2e-06"),
             (31.8, "Timed the lossless programs", "The fastest is what must be beaten", "onnxruntime with 2 threads: 1.46 ms"),
-            (64.0, "Quantised with min-max calibration", "Expected 1.6x, the most per second of work", "1.72x faster; no drop seen in 1,500 samples"),
+            (
+                64.0,
+                "Quantised with min-max calibration",
+                "Expected 1.6x, the most per second of work",
+                "1.72x faster; no drop seen in 1,500 samples",
+            ),
             (97.3, "Rejected per-tensor weights early", "Sure after 200 samples", "Depthwise layers need a scale for each channel"),
             (170.4, "Took two candidates to the untouched split", "Order fixed by speed", "The first one passed"),
         )
@@ -160,8 +165,14 @@ def _latency(rng: np.random.Generator, seconds: float, per_round: np.ndarray) ->
         groups=tuple(int(g) for g in groups),
         cpu_seconds=tuple(float(f"{2 * s:.4g}") for s in samples),
         method={
-            "how": "interleaved rounds of wall-clock timed calls", "blocks": 4, "rounds": 10, "block_of_round": [g // 10 for g in range(40)],
-            "slice_seconds": 0.06, "batch_size": 1, "threads": 2, "warm_up": [{"runs": 85, "seconds": 0.31, "best": seconds}],
+            "how": "interleaved rounds of wall-clock timed calls",
+            "blocks": 4,
+            "rounds": 10,
+            "block_of_round": [g // 10 for g in range(40)],
+            "slice_seconds": 0.06,
+            "batch_size": 1,
+            "threads": 2,
+            "warm_up": [{"runs": 85, "seconds": 0.31, "best": seconds}],
         },  # fmt: skip
     )
 

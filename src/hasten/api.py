@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .core.errors import JobError, NotPossibleHere
+from .core.errors import JobError, MissingExtra, NotPossibleHere
 from .core.job import Job, Objective
 
 if TYPE_CHECKING:
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
     from .bundle.verify import Proof, Score
     from .core.samples import Samples
     from .core.store import Store
-    from .engine import PlanLine
     from .search.front import Front
     from .search.observer import Observer
+    from .search.space import PlanLine
 
 
 def optimize(
@@ -61,7 +62,21 @@ def optimize(
     job = as_job(
         model, data, max_drop=max_drop, budget=budget, objective=objective, metric=metric, threads=threads, settings=settings
     )  # fmt: skip
-    return engine.run(job, out=None if out is None else Path(out), store=store, observer=observer, command=command)
+    front = engine.run(job, out=None if out is None else Path(out), store=store, observer=observer, command=command)
+    return _with_report(front, observer)
+
+
+def _with_report(front: Front, observer: Observer | None) -> Front:
+    """The front with the report in its bundle, where the packages for it are installed."""
+    if front.answer is None:
+        return front
+    try:
+        report = str(write_report(front.answer.bundle))
+    except MissingExtra as error:
+        if observer is not None:
+            observer.warn(str(error))
+        report = None
+    return replace(front, document={**front.document, "report": report})
 
 
 def why(model: Any, data: Any = None, *, settings: Mapping[str, Any] | None = None) -> list[PlanLine]:
@@ -177,7 +192,10 @@ def bench(
     Raises:
         HastenError: JobError, DataError, BundleError or WorkerError.
     """
-    raise NotImplementedError
+    from . import compare
+    from .search.observer import Observer
+
+    return compare.bench(subjects, data=data, seconds=seconds, threads=threads, batch_size=batch_size, observer=observer or Observer())
 
 
 def write_report(bundle: Path | str, out: Path | str | None = None) -> Path:

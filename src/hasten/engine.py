@@ -24,7 +24,8 @@ from .search.front import Front
 from .search.judge import Judge
 from .search.observer import Observer
 from .search.opening import open_workload, output_spec
-from .search.space import PlanLine, make_space
+from .search.space import PlanLine as PlanLine
+from .search.space import make_space
 from .search.study import Study
 from .search.workshop import Workshop
 

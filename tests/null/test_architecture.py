@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "testing": {"core", *TOOLKITS},
     "engine": {"core", *TOOLKITS, "search", "report", "_version"},
     "api": {"core", *TOOLKITS, "search", "engine", "serve", "report"},
-    "cli": {"core", "search", "report", "api", "_version"},
+    "catalogue": {"core", "measure"},
+    "cli": {"core", "bundle", "search", "report", "api", "catalogue", "_version"},
     "__main__": {"cli"},
     "__init__": {"core", *TOOLKITS, "search", "api", "_version"},
 }

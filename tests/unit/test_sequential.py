@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ from hasten.measure.sequential import Sequential, looks
 def test_looks_grow_and_end_with_everything(n: int) -> None:
     sizes = looks(n)
     assert sizes[-1] == n
-    assert all(later >= 1.5 * earlier for earlier, later in zip(sizes, sizes[1:], strict=False))
+    assert all(later >= 1.5 * earlier for earlier, later in itertools.pairwise(sizes))
 
 
 @pytest.mark.parametrize("n", [100, 600, 6000])
@@ -47,8 +49,10 @@ def test_plain_cases_are_decided_early_and_rightly() -> None:
     test = Sequential(metric=METRICS["accuracy"], limit=2.0, num_samples=6000)
     rng = np.random.default_rng(1)
     bad, good = ([run(test, lost, 0.001, rng) for _ in range(50)] for lost in (0.2, 0.002))
-    assert all(end == "out" for end, _ in bad) and np.mean([m for _, m in bad]) < 300
-    assert all(end == "in" for end, _ in good) and np.mean([m for _, m in good]) < 2000
+    assert all(end == "out" for end, _ in bad)
+    assert np.mean([m for _, m in bad]) < 300
+    assert all(end == "in" for end, _ in good)
+    assert np.mean([m for _, m in good]) < 2000
 
 
 def test_the_rates_are_set_apart() -> None:

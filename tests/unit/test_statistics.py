@@ -49,7 +49,9 @@ def test_rate_drop_without_wins_is_never_narrower_than_the_exact_binomial_bound(
     assert rate_drop(*pairs(0, 0, 300), alpha=0.05).high == pytest.approx(100 * (1 - 0.05 ** (1 / 300)))
 
 
-@pytest.mark.parametrize(("lost", "won", "n"), [(0, 0, 1), (1, 0, 1), (0, 1, 1), (5, 0, 5), (0, 5, 5), (3, 2, 5), (1, 1, 6000), (60, 0, 6000)])
+@pytest.mark.parametrize(
+    ("lost", "won", "n"), [(0, 0, 1), (1, 0, 1), (0, 1, 1), (5, 0, 5), (0, 5, 5), (3, 2, 5), (1, 1, 6000), (60, 0, 6000)]
+)
 def test_rate_drop_holds_the_estimate_and_turns_round_with_the_sides(lost: int, won: int, n: int) -> None:
     reference, candidate = pairs(lost, won, n)
     drop, turned = rate_drop(reference, candidate, alpha=0.05), rate_drop(candidate, reference, alpha=0.05)
@@ -80,7 +82,10 @@ def test_the_two_bounds_of_a_rate_hold_the_drop() -> None:
     draws, counts = np.unique(
         np.random.default_rng(8).multinomial(n, [lost, won, 1 - lost - won], size=10_000)[:, :2], axis=0, return_counts=True
     )
-    held = [-statistics._rate_bound(int(c), int(b), n, 0.025) <= lost - won <= statistics._rate_bound(int(b), int(c), n, 0.025) for b, c in draws]
+    held = [
+        -statistics._rate_bound(int(c), int(b), n, 0.025) <= lost - won <= statistics._rate_bound(int(b), int(c), n, 0.025)
+        for b, c in draws
+    ]
     assert counts[np.array(held)].sum() / counts.sum() >= 0.94
 
 
@@ -111,7 +116,8 @@ def test_mean_drop_is_students_interval_for_symmetric_differences() -> None:
 
 def test_equal_rows_leave_room_for_what_was_not_seen() -> None:
     drop = mean_drop(np.ones(50), np.ones(50), alpha=0.05)
-    assert drop.value == 0 and drop.high == pytest.approx(100 * (1 - 0.05 ** (1 / 50)))
+    assert drop.value == 0
+    assert drop.high == pytest.approx(100 * (1 - 0.05 ** (1 / 50)))
 
 
 def test_a_candidate_that_is_not_finite_has_lost_everything() -> None:
@@ -122,7 +128,9 @@ def test_a_candidate_that_is_not_finite_has_lost_everything() -> None:
 def test_error_increase_is_percent_of_the_references_own_error() -> None:
     reference = np.random.default_rng(2).exponential(size=500)
     drop = error_increase(reference, 1.1 * reference, alpha=0.05)
-    assert drop.value == pytest.approx(10) and drop.low == pytest.approx(10) and drop.high == pytest.approx(10)
+    assert drop.value == pytest.approx(10)
+    assert drop.low == pytest.approx(10)
+    assert drop.high == pytest.approx(10)
     assert error_increase(np.zeros(3), np.zeros(3), alpha=0.05).high == 0
     assert error_increase(np.zeros(3), np.ones(3), alpha=0.05).low == math.inf
 
@@ -142,13 +150,18 @@ def test_aggregate_drop_is_seeded_and_close_to_the_interval_of_a_mean() -> None:
     first, again = (aggregate_drop(lambda r: float(r.mean()), reference, candidate, alpha=0.05, seed=1) for _ in range(2))
     want = mean_drop(reference, candidate, alpha=0.05)
     assert first == again
-    assert (first.value, first.low, first.high) == (pytest.approx(want.value), pytest.approx(want.low, abs=0.4), pytest.approx(want.high, abs=0.4))
+    assert (first.value, first.low, first.high) == (
+        pytest.approx(want.value),
+        pytest.approx(want.low, abs=0.4),
+        pytest.approx(want.high, abs=0.4),
+    )
 
 
 def test_aggregate_drop_of_equal_classes_is_not_certain() -> None:
     rows = np.random.default_rng(5).integers(0, 3, size=(40, 2))
     drop = aggregate_drop(lambda r: float((r[:, 0] == r[:, 1]).mean()), rows, rows.copy(), alpha=0.05, seed=0)
-    assert drop.value == 0 and drop.high > 5
+    assert drop.value == 0
+    assert drop.high > 5
 
 
 def test_the_verdict_says_why_in_one_sentence() -> None:
@@ -157,13 +170,13 @@ def test_the_verdict_says_why_in_one_sentence() -> None:
 
     passed = noninferiority(drop(0.12, -0.1, 0.31), 0.5, alpha=0.05, needed=9)
     assert passed.reason == "lost 0.12 points (upper bound of the loss 0.31 at 95 %), allowed 0.5: passed on 6,000 samples"
-    assert passed.outcome == "passed" and passed.needed_samples is None
+    assert passed.outcome == "passed"
+    assert passed.needed_samples is None
     failed = noninferiority(drop(2, 1.5, 2.5), 0.5, alpha=0.05)
     assert failed.reason == "lost 2 points (lower bound of the loss 1.5 at 95 %), allowed 0.5: failed on 6,000 samples"
     undecided = noninferiority(drop(0.42, 0.2, 0.62), 0.5, alpha=0.05, needed=40_000)
     assert undecided.reason == (
-        "lost 0.42 points (bounds of the loss 0.2 to 0.62 at 95 %), allowed 0.5: "
-        "undecided on 6,000 samples, about 40,000 would decide it"
+        "lost 0.42 points (bounds of the loss 0.2 to 0.62 at 95 %), allowed 0.5: undecided on 6,000 samples, about 40,000 would decide it"
     )
     assert undecided.needed_samples == 40_000
     assert "won 0.03 points" in noninferiority(drop(-0.03, -0.15, 0.09), 0.5, alpha=0.05).reason
@@ -232,7 +245,8 @@ def test_a_ratio_of_independent_rounds_is_covered() -> None:
 def test_a_ratio_leaves_out_what_is_no_number_and_is_honest_about_too_little() -> None:
     clean = ratio_interval(np.array([2.0, 2.2, 1.9]), np.ones(3))
     dirty = ratio_interval(np.array([2.0, np.nan, 2.2, 0.0, 1.9]), np.ones(5))
-    assert clean == dirty and clean.n == 3
+    assert clean == dirty
+    assert clean.n == 3
     one = ratio_interval(np.array([2.0]), np.array([1.0]))
     assert (one.value, one.low, one.high, one.n) == (2.0, 0.0, math.inf, 1)
     assert math.isnan(ratio_interval(np.array([]), np.array([])).value)

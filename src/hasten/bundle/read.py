@@ -75,7 +75,7 @@ class Bundle:
     def runtime(self) -> Runtime:
         """The runtime with the knobs that were certified. Raises BundleError where this hasten does not know them."""
         record = self.manifest.runtime
-        known = registry.find(Runtime)  # type: ignore[type-abstract]  # a seam is named by its abstract class
+        known = registry.find(Runtime)
         if record.name not in known:
             raise BundleError("runtime", f"must be one of {', '.join(known)}", got=record.name, hint="Name its plug-in with --plugin FILE")
         knobs = {name: tuple(value) if isinstance(value, list) else value for name, value in record.knobs.items()}
@@ -138,7 +138,7 @@ class Bundle:
         self.check_program()
         target = target or self.target
         runtime = self.runtime
-        if reason := runtime.fits(None, target):
+        if reason := runtime.fits(self.manifest.to_candidate(self.path), target):
             raise NotPossibleHere("bundle", f"cannot run here: {reason}")
         return runtime.load(self.path / PROGRAM, target)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from .._version import __version__
 from ..core.candidate import Candidate
 from ..core.digest import sha256_file
 from ..core.errors import BundleError, DataError, HastenError, JobError, NotPossibleHere
@@ -37,7 +38,7 @@ class Contents:
     """All that goes into a bundle.
 
     model: its name; answer: the document of `hasten optimize --json`; program: the folder that Runtime.compile wrote;
-    portable: the same candidate as ONNX; golden: a few samples as they come in, golden_tensors: the same preprocessed,
+    portable: the same candidate as ONNX, external weights beside it; golden: a few samples as they come in, golden_tensors: the same preprocessed,
     golden_outputs: what the certified program gave for them; output: the judged output (None: the first);
     evidence, front: lines and list as in layout.py; limits: what was asked.
     """
@@ -126,6 +127,8 @@ def _fill(root: Path, contents: Contents) -> None:
     shutil.copytree(contents.program, root / PROGRAM, copy_function=shutil.copyfile)
     if contents.portable is not None:
         shutil.copyfile(contents.portable, root / PORTABLE)
+        for weights in contents.portable.parent.glob(f"{contents.portable.name}.*"):  # what ONNX calls external data
+            shutil.copyfile(weights, root / weights.name)
     save_golden(root / GOLDEN, _named(contents), contents.golden_tensors, contents.golden_outputs)
     lines = [*contents.evidence]
     if not any(line.get("kind") == "answer" for line in lines):
@@ -165,7 +168,7 @@ def _manifest(contents: Contents) -> Manifest:
         probabilities=classifier and _are_probabilities(scores),
         limits=_plain(contents.limits),
         machine=_plain(this_machine().to_json()),
-        versions=versions("hasten", "numpy", "pillow"),
+        versions={"hasten": __version__, **versions("numpy", "pillow")},
         files={},
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,16 +67,17 @@ def cli() -> None:
 
 @dataclass
 class _Session:
-    """What the global options said."""
+    """What every verb may know: the command line, and what the global options said."""
 
+    args: tuple[str, ...]
     debug: bool = False
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command line (default: this process's own). Returns the exit code; never raises."""
-    session = _Session()
+    session = _Session(tuple(sys.argv[1:] if args is None else args))
     try:
-        code = cli.main(args=None if args is None else list(args), prog_name="hasten", standalone_mode=False, obj=session)
+        code = cli.main(args=list(session.args), prog_name="hasten", standalone_mode=False, obj=session)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "hasten"
         return _fail(session, error, f"{_sentence(error.format_message())} See `{path} --help`", 2)

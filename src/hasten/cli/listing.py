@@ -6,7 +6,8 @@ from dataclasses import asdict
 
 import click
 
-from . import catalogue, output, shared
+from .. import catalogue
+from . import output, shared
 
 
 @click.command(short_help="List techniques, runtimes or metrics.")

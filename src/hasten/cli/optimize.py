@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 
 import click
@@ -43,7 +42,9 @@ def command(
     store = Store(store_) if store_ else None
     folder = out or Path("out") / shared.model_name(source)
     with watch(quiet=quiet) as observer:
-        front = api.optimize(job, out=folder, store=store, observer=observer, command=_command())
+        front = api.optimize(
+            job, out=folder, store=store, observer=observer, command=shlex.join(["hasten", *click.get_current_context().obj.args])
+        )
     if json_:
         output.document(front.document)
     else:
@@ -61,7 +62,3 @@ def _tell(document: dict[str, object]) -> None:
         if document["report"]:
             output.say(f"report  {document['report']}")
         output.say(f"next    hasten verify {where}   ·   hasten serve {where}")
-
-
-def _command() -> str:
-    return shlex.join(["hasten", *sys.argv[1:]])

@@ -19,7 +19,7 @@ def command(bundle: Path, host: str, port: int) -> None:
 
     \b
     hasten serve out/digits --port 8000
-    curl -F image=@seven.png http://127.0.0.1:8000/v1/predict
+    curl --data-binary @seven.png -H 'content-type: image/png' http://127.0.0.1:8000/v1/predict
     """
     from .. import api
 

@@ -86,7 +86,8 @@ class ImagePreprocess(BaseModel):
             pixels = pixels[:, :, None]
         if self.crop is not None:
             pixels = _centre_crop(pixels, self.crop)
-        pixels = (pixels * np.float32(self.scale) - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        pixels = ((pixels * np.float32(self.scale) - mean) / std).astype(np.float32, copy=False)
         if self.layout == "NCHW":
             pixels = pixels.transpose(2, 0, 1)
         if not self.channels:
@@ -111,7 +112,7 @@ def open_picture(picture: Any, mode: Literal["RGB", "L"]) -> Any:
     if isinstance(picture, bytes | bytearray | memoryview):
         hint = f"Send {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         try:
-            image = Image.open(io.BytesIO(picture), formats=FORMATS)
+            image: Image.Image = Image.open(io.BytesIO(picture), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise DataError("picture", f"must have at most {MAX_PIXELS} pixels", got=f"{image.width} x {image.height}")
             image.load()

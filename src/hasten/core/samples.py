@@ -173,13 +173,12 @@ def _as_labels(content: Any, where: str) -> np.ndarray | None:
 
 def _as_array(content: Any, where: str, *, hint: str = "") -> np.ndarray:
     rule = "must be an array of numbers [N, ...]"
-    if hasattr(content, "detach"):  # a tensor of torch, which is not imported here
-        content = content.detach().cpu()
-    elif not isinstance(content, np.ndarray | list | tuple) and not hasattr(content, "__array__"):
+    if not isinstance(content, list | tuple) and not hasattr(content, "__array__") and not hasattr(content, "detach"):
         got = f"an object of type {type(content).__name__}"
         raise DataError(where, f"{rule}, a dict of them, or a list of pictures", got=got, hint=hint)
     try:
-        array = np.asarray(content)
+        # A tensor of torch has `detach`; torch is not imported here.
+        array = content.detach().cpu().numpy() if hasattr(content, "detach") else np.asarray(content)
     except (TypeError, ValueError) as error:
         raise DataError(where, f"{rule} ({error})", hint=hint) from None
     if array.dtype.kind not in "biuf" or array.ndim == 0:

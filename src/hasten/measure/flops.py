@@ -187,7 +187,8 @@ def _reduction(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
 
 
 def _pool(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
-    return math.prod(shapes[node.output[0]]) * math.prod(_attribute(node, "kernel_shape", ()))
+    window: Shape = tuple(_attribute(node, "kernel_shape", ()))
+    return math.prod(shapes[node.output[0]]) * math.prod(window)
 
 
 _COSTS: dict[str, Callable[[Any, dict[str, Shape]], int]] = {

@@ -144,7 +144,7 @@ def _computable(metric: Metric, labels: np.ndarray | None, output: TensorSpec) -
         return False
     classes, single = _looks_like_classes(output), len(output.shape) == 1 or output.shape[1:] == (1,)
     if metric.needs == "nothing":
-        return metric.name != "agreement" or classes
+        return metric.name != "agreement" or (classes and (labels is None or labels.dtype.kind != "f"))
     if labels is None or (metric.needs == "targets") != (labels.dtype.kind == "f"):
         return False
     if metric.needs == "targets":
@@ -243,7 +243,8 @@ def _sqnr(output: np.ndarray, reference: np.ndarray, labels: Any) -> np.ndarray:
     signal, noise = (_flat(reference) ** 2).sum(axis=1), ((_flat(output) - _flat(reference)) ** 2).sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         decibels = np.where(noise == 0, SQNR_RANGE_DB, 10 * np.log10(signal / noise))
-    return np.clip(_no_nan(decibels, -SQNR_RANGE_DB), -SQNR_RANGE_DB, SQNR_RANGE_DB)
+    clipped: np.ndarray = np.clip(_no_nan(decibels, -SQNR_RANGE_DB), -SQNR_RANGE_DB, SQNR_RANGE_DB)
+    return clipped
 
 
 def _no_nan(values: np.ndarray, instead: float) -> np.ndarray:

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..core.candidate import Candidate
+from ..core.errors import ModelError
 from ..core.seams import Arrays, Context, Program, Runtime, Target, Technique
+from ..core.signature import Signature, TensorSpec
 from .flops import count
 from .worker import State
 
@@ -122,6 +124,30 @@ def peak_memory(
     for _ in range(10):
         _program(state).run(state["inputs"])
     return before, _peak_resident_bytes()
+
+
+def onnx_signature(state: State, path: Path) -> Signature:
+    """The inputs and outputs of an ONNX file, as ONNX Runtime tells them. Raises ModelError."""
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 (pybind raises classes of its own, without a common base)
+        text = (str(error).splitlines() or [""])[0][:200]
+        raise ModelError(f"model {path.name}", f"must be an ONNX file that ONNX Runtime loads ({text})") from None
+
+    def specs(values: Any) -> tuple[TensorSpec, ...]:
+        return tuple(
+            TensorSpec(name=v.name, dtype=_numpy_dtype(v.type), shape=tuple(n if isinstance(n, int) else None for n in v.shape))
+            for v in values
+        )
+
+    return Signature(inputs=specs(session.get_inputs()), outputs=specs(session.get_outputs()))
+
+
+def _numpy_dtype(name: str) -> str:
+    inner = name.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(inner, inner)
 
 
 def count_graph(state: State, path: Path, batch_size: int) -> dict[str, Any]:

@@ -21,11 +21,12 @@ MAX_DISAGREEMENTS = 24
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One trial in the table. Every field is text; `recipe` is its steps; fate is also its style."""
+    """One trial in the table. Every field is text; `recipe` is its steps; fate is its style, outcome what is written."""
 
     recipe: list[str]
     runtime: str
     fate: str
+    outcome: str
     on_front: bool
     latency: words.Shown
     speedup: words.Shown
@@ -100,7 +101,7 @@ def _view(story: Story) -> dict[str, Any]:
         "headline": _emphasised(stories.headline(story)),
         "reason": str(story.answer.get("reason") or ""),
         "figures": stories.figures(story),
-        "rows": [_row(t) for t in story.trials],
+        "rows": [_row(story, t) for t in story.trials],
         "lessons": _lessons(story),
         "pareto_summary": _pareto_summary(story),
         "best_throughput": _best_throughput(story),
@@ -117,13 +118,15 @@ def _view(story: Story) -> dict[str, Any]:
     }
 
 
-def _row(trial: Record) -> Row:
+def _row(story: Story, trial: Record) -> Row:
+    parts = story.parts(trial) or [str(trial.get("fate") or "")]
     drop = trial.get("drop")
     parity = bool(trial.get("lossless") and not drop and trial.get("latency"))
     return Row(
         recipe=stories.recipe(trial) or ["as it came"],
         runtime=stories.runtime(trial),
-        fate=str(trial.get("fate") or ""),
+        fate=parts[-1],
+        outcome=" = ".join(reversed(parts)),
         on_front=bool(trial.get("on_front")),
         latency=words.seconds(trial.get("latency")),
         speedup=words.Shown(value="1x") if trial.get("fate") == "reference" else words.ratio(trial.get("speedup")),

@@ -16,11 +16,18 @@ from . import story as stories
 from . import words
 from .story import Record, Story
 
-_COLOURS = {"#010101": "ink", "#020202": "muted", "#030303": "rule", "#040404": "accent", "#050505": "paper", "#060606": "limit", "#070707": "soft"}
+_COLOURS = {
+    "#010101": "ink",
+    "#020202": "muted",
+    "#030303": "rule",
+    "#040404": "accent",
+    "#050505": "paper",
+    "#060606": "limit",
+    "#070707": "soft",
+}
 """Stand-ins that matplotlib draws with -> the page's CSS variables."""
 _INK, _MUTED, _RULE, _ACCENT, _PAPER, _LIMIT, _SOFT = _COLOURS
 
-_TITLES = {"start": "start", "reference": "reference", "answer": "answer"}
 _PART_COLOUR = {"start": _MUTED, "reference": _INK, "answer": _ACCENT}
 
 
@@ -70,7 +77,7 @@ def pareto(story: Story, size: Size) -> str:
         _draw(ax, point, story.parts(point.trial), ceiling, size)
     ax.set_xlabel("Latency, ms" + (" (log scale)" if ax.get_xscale() == "log" else ""))
     ax.set_title(title, loc="left", color=_MUTED, fontsize=size.font, pad=10)
-    labels = [(p, " = ".join(_TITLES[part] for part in story.parts(p.trial))) for p in points if story.parts(p.trial)]
+    labels = [(p, " = ".join(story.parts(p.trial))) for p in points if story.parts(p.trial)]
     _label(figure, ax, [(p.x, min(p.y, ceiling), text, _PART_COLOUR[story.parts(p.trial)[-1]]) for p, text in labels], points, size)
     return _svg(figure, f"pareto-{size.name}", _pareto_text(title, points))
 
@@ -91,7 +98,7 @@ def rounds(story: Story, size: Size) -> str:
     final = story.final_rounds()
     shown = [(part, t, Measurement(metric="latency", unit="s", samples=tuple(final[t["id"]]["samples"]), groups=tuple(final[t["id"]].get("groups") or ())))
              for part, t in story.marked.items() if t.get("id") in final]  # fmt: skip
-    unique = {t["id"]: (" = ".join(_TITLES[p] for p in story.parts(t)), part, t, m) for part, t, m in shown}
+    unique = {t["id"]: (" = ".join(story.parts(t)), part, t, m) for part, t, m in shown}
     panels = [(title, part, t, 1e3 * m.round_medians()) for title, part, t, m in unique.values() if len(m.round_medians()) > 2]
     if not panels:
         return ""
@@ -111,7 +118,9 @@ def rounds(story: Story, size: Size) -> str:
         ax.tick_params(labelbottom=ax is axes[-1])
         ax.set_title(f"{title}, ms", loc="left", color=_PART_COLOUR[part], fontsize=size.font, pad=4)
     axes[-1].set_xlabel("Round")
-    text = "; ".join(f"{title}: median {np.median(ms):.3g} ms, rounds from {ms.min():.3g} to {ms.max():.3g} ms" for title, _, _, ms in panels)
+    text = "; ".join(
+        f"{title}: median {np.median(ms):.3g} ms, rounds from {ms.min():.3g} to {ms.max():.3g} ms" for title, _, _, ms in panels
+    )
     return _svg(figure, f"rounds-{size.name}", f"Median latency of each round of the final race. {text}.")
 
 
@@ -128,7 +137,9 @@ def throughput(story: Story, size: Size) -> str:
         ax.plot(list(curve), list(curve.values()), color=colour, lw=1.6 if strong else 1, marker="o", ms=4, zorder=3 if strong else 2)
         if strong:
             last, value = list(curve.items())[-1]
-            ax.annotate(marked[key], (last, value), xytext=(8, 0), textcoords="offset points", va="center", color=colour, annotation_clip=False)
+            ax.annotate(
+                marked[key], (last, value), xytext=(8, 0), textcoords="offset points", va="center", color=colour, annotation_clip=False
+            )
     ax.set_xscale("log", base=2)
     ax.set_xticks(batches, [str(b) for b in batches])
     ax.minorticks_off()
@@ -192,10 +203,22 @@ def _draw(ax: Any, point: Point, parts: Sequence[str], ceiling: float, size: Siz
     colour = _PART_COLOUR[parts[-1]] if parts else _SOFT
     if point.y > ceiling:
         ax.plot(point.x, ceiling, marker="^", color=colour, ms=7, clip_on=False, ls="", zorder=4)
-        ax.annotate(f"{point.y:.3g}", (point.x, ceiling), xytext=(7, -3), textcoords="offset points", va="top", color=_MUTED, fontsize=size.font - 1)
+        ax.annotate(
+            f"{point.y:.3g}", (point.x, ceiling), xytext=(7, -3), textcoords="offset points", va="top", color=_MUTED, fontsize=size.font - 1
+        )
         return
     bars = [[[abs(v - b)] for b in bounds] for v, bounds in ((point.x, point.x_range), (point.y, point.y_range))]
-    ax.errorbar(point.x, point.y, xerr=bars[0], yerr=bars[1], color=colour, lw=1.2 if parts else 0.9, alpha=1 if parts else 0.7, fmt="none", zorder=2)
+    ax.errorbar(
+        point.x,
+        point.y,
+        xerr=bars[0],
+        yerr=bars[1],
+        color=colour,
+        lw=1.2 if parts else 0.9,
+        alpha=1 if parts else 0.7,
+        fmt="none",
+        zorder=2,
+    )
     face = colour if parts and parts[-1] != "start" else _PAPER
     ax.plot(point.x, point.y, marker="o", ms=9 if parts else 5.5, mfc=face, mec=colour, mew=1.5, ls="", zorder=3)
 
@@ -206,19 +229,26 @@ def _label(figure: Any, ax: Any, labels: Sequence[tuple[float, float, str, str]]
     renderer = figure._get_renderer()  # the only way to measure text before it is saved
     frame = ax.get_window_extent(renderer)
     top = ax.get_ylim()[1]
-    taken = [_box(*ax.transData.transform((p.x, min(p.y, top))), 7, 7) for p in points]
+    taken = []
     for p in points:
-        x, y = ax.transData.transform((p.x, min(p.y, top)))
+        centre_x, centre_y = ax.transData.transform((p.x, min(p.y, top)))
         (_, low), (_, high) = (ax.transData.transform((p.x, min(bound, top))) for bound in p.y_range)
-        taken.append(_box(x, (low + high) / 2, 3, (high - low) / 2) if p.y <= top else _box(x + 24, y - 10, 24, 9))
+        bar = _box(centre_x, (low + high) / 2, 3, (high - low) / 2) if p.y <= top else _box(centre_x + 24, centre_y - 10, 24, 9)
+        taken += [_box(centre_x, centre_y, 7, 7), bar]
     for x, y, text, colour in labels:
         at = ax.transData.transform((x, y))
         best: tuple[float, Any] | None = None
         for dx, dy, ha, va in _places():
-            note = ax.annotate(text, (x, y), xytext=(dx, dy), textcoords="offset points", ha=ha, va=va, color=colour, weight="bold", fontsize=size.font)
+            note = ax.annotate(
+                text, (x, y), xytext=(dx, dy), textcoords="offset points", ha=ha, va=va, color=colour, weight="bold", fontsize=size.font
+            )
             box = note.get_window_extent(renderer)
             outside = max(0, frame.x0 - box.x0) + max(0, box.x1 - frame.x1) + max(0, frame.y0 - box.y0) + max(0, box.y1 - frame.y1)
-            cost = 50 * outside + sum(_overlap(box.extents, other) for other in taken) + 0.02 * float(np.hypot(*((box.min + box.max) / 2 - at)))
+            cost = (
+                50 * outside
+                + sum(_overlap(box.extents, other) for other in taken)
+                + 0.02 * float(np.hypot(*((box.min + box.max) / 2 - at)))
+            )
             if best is None or cost < best[0]:
                 if best:
                     best[1].remove()
@@ -233,7 +263,9 @@ def _places() -> list[tuple[float, float, str, str]]:
     """Offsets in points, the preferred first: beside, above and below, then the corners, then farther away."""
     places = [(9.0, 0.0, "left", "center"), (0.0, 9.0, "center", "bottom"), (0.0, -9.0, "center", "top"), (-9.0, 0.0, "right", "center")]
     for reach in (7.0, 18.0, 32.0):
-        places += [(dx * reach, dy * reach, "left" if dx > 0 else "right", "bottom" if dy > 0 else "top") for dx in (1, -1) for dy in (1, -1)]
+        places += [
+            (dx * reach, dy * reach, "left" if dx > 0 else "right", "bottom" if dy > 0 else "top") for dx in (1, -1) for dy in (1, -1)
+        ]
     return places
 
 
@@ -289,10 +321,14 @@ def _svg(figure: Any, name: str, description: str) -> str:
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     text = re.sub(r' xmlns(:xlink)?="[^"]*"| version="1.1"', "", text)
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
-    text = re.sub(r"font: (?:(bold|700) )?([\d.]+)px [^;\"]*", lambda m: f"font-size: {m[2]}px" + ("; font-weight: 600" if m[1] else ""), text)
+    text = re.sub(
+        r"font: (?:(bold|700) )?([\d.]+)px [^;\"]*", lambda m: f"font-size: {m[2]}px" + ("; font-weight: 600" if m[1] else ""), text
+    )
     for stand_in, variable in _COLOURS.items():
         text = text.replace(stand_in, f"var(--{variable})")
-    text = re.sub(r'<svg[^>]*viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{_attribute(description)}">', text, count=1)
+    text = re.sub(
+        r'<svg[^>]*viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{_attribute(description)}">', text, count=1
+    )
     return re.sub(r"\n\s*", "\n", text)
 
 

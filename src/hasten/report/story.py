@@ -112,8 +112,9 @@ def figures(story: Story) -> list[tuple[str, str, str]]:
     chosen: Record = answer.get("answer") or {}
     start = marked.get("start", {})
     speedup: Record = answer.get("speedup") or {}
-    latency, over_start, over_lossless = words.seconds(chosen.get("latency_seconds")), *(
-        words.ratio(speedup.get(k)) for k in ("over_start", "over_lossless")
+    latency, over_start, over_lossless = (
+        words.seconds(chosen.get("latency_seconds")),
+        *(words.ratio(speedup.get(k)) for k in ("over_start", "over_lossless")),
     )
     rows = [
         ("Latency", latency.value, latency.range),
@@ -158,7 +159,9 @@ def measured_how(story: Story) -> list[tuple[str, str]]:
     """How the numbers came about, in plain words: (topic, sentence)."""
     lines = [*_timing(story), *_quality(story)]
     if any(t.get("peak_memory_bytes") for t in story.trials):
-        lines.append(("Memory", "Peak resident memory of a process that only loads and runs the program, less the same process without it."))
+        lines.append(
+            ("Memory", "Peak resident memory of a process that only loads and runs the program, less the same process without it.")
+        )
     lines.append(("Size", "The bytes that must ship to run the program."))
     return lines
 
@@ -172,7 +175,9 @@ def _timing(story: Story) -> list[tuple[str, str]]:
     blocks = int(method.get("blocks") or 1)
     runs = sum(len(m["samples"]) for m in final)
     batch, threads = method.get("batch_size"), method.get("threads")
-    setting = words.listed([words.count(n, noun) for n, noun in ((batch, "sample a call"), (threads, "thread")) if n] or ["the target's setting"])
+    setting = words.listed(
+        [words.count(n, noun) for n, noun in ((batch, "sample a call"), (threads, "thread")) if n] or ["the target's setting"]
+    )
     setting = setting.replace("sample a calls", "samples a call")
     lines = [
         (
@@ -206,14 +211,18 @@ def _quality(story: Story) -> list[tuple[str, str]]:
     lines = []
     if splits:
         shares = [f"{amount:,} to {name}" for name, amount in splits.items()]
-        lines.append(("Data", f"Three sets without a common sample: {words.listed(shares)}. The last one was not looked at during the search."))
+        lines.append(
+            ("Data", f"Three sets without a common sample: {words.listed(shares)}. The last one was not looked at during the search.")
+        )
     verdicts = [t["verdict"] for t in story.trials if t.get("verdict")]
     how = next((v["method"] for v in verdicts if v.get("method")), "")
     sentence = f"{story.metric.capitalize()} against {against}, compared sample by sample with the original."
     if how:
         sentence += f" Test: {how}."
     if verdicts and verdicts[0].get("alpha"):
-        sentence += f" One-sided error rate {verdicts[0]['alpha']:.2g} for each of {words.count(len(verdicts), 'candidate')} that came this far."
+        sentence += (
+            f" One-sided error rate {verdicts[0]['alpha']:.2g} for each of {words.count(len(verdicts), 'candidate')} that came this far."
+        )
     return [*lines, ("Quality", sentence)]
 
 
@@ -231,7 +240,7 @@ def _reference(story: Story) -> str:
     if start is not None and start is reference:
         return f"**Nothing beats {story.name} as it was** beyond the noise, so it is the answer: nothing was changed."
     over_start: Record = (story.answer.get("speedup") or {}).get("over_start") or {}
-    gain = f", **{words.times(over_start)}** than it was" if (over_start.get("low") or 0) > 1 else ""
+    gain = f": **{words.times(over_start)}** than the model was" if (over_start.get("low") or 0) > 1 else ""
     return f"**Nothing beats the fastest lossless program of {story.name}** beyond the noise, so that is the answer{gain}, with the same outputs up to rounding."
 
 
@@ -262,7 +271,7 @@ def _speed(story: Story) -> str:
 
 
 def _smaller(story: Story) -> str:
-    field = {"size": "size_bytes", "memory": "peak_memory_bytes"}.get(str(story.run.get("objective")))
+    field = {"size": "size_bytes", "memory": "peak_memory_bytes"}.get(str(story.run.get("objective")), "")
     was, now = story.marked.get("start", {}).get(field), (story.answer.get("answer") or {}).get(field)
     if not field or not was or not now:
         return ""
@@ -274,7 +283,10 @@ def _losing(story: Story, drop: Record) -> str:
     gained = (drop.get("value") or 0) < 0
     verb = "gaining" if gained else "losing"
     noun = f"point{'' if shown.value == '1' else 's'} of {story.metric}"
-    bounds = [f"upper bound {'of the loss ' if gained else ''}{shown.high}" if shown.high else "", "" if story.max_drop is None else f"allowed {story.max_drop:g}"]
+    bounds = [
+        f"upper bound {'of the loss ' if gained else ''}{shown.high}" if shown.high else "",
+        "" if story.max_drop is None else f"allowed {story.max_drop:g}",
+    ]
     inside = ", ".join(b for b in bounds if b)
     return f"{verb} {shown.value.lstrip(chr(0x2212))} {noun}" + (f" ({inside})" if inside else "")
 
@@ -282,7 +294,7 @@ def _losing(story: Story, drop: Record) -> str:
 def _drop_note(story: Story) -> str:
     high = words.points(story.answer.get("drop_points")).high
     allowed = "" if story.max_drop is None else f"{story.max_drop:g} allowed"
-    return ", ".join(part for part in (f"at most {high}" if high else "", allowed) if part)
+    return ", ".join(part for part in (f"\N{LESS-THAN OR EQUAL TO} {high}" if high else "", allowed) if part)
 
 
 def _was(before: float | None, now: float | None) -> str:

@@ -12,7 +12,7 @@ from ..core.units import format_bytes, format_seconds
 NONE = "\N{EM DASH}"
 """What stands where nothing is known."""
 
-MAX_DIGITS = 4
+MAX_DIGITS = 3
 """Significant digits, at most: no timing on a shared machine owns more, however narrow its interval."""
 
 _UNITS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
@@ -118,8 +118,9 @@ def _show(estimate: Mapping[str, Any] | None, *, scale: float = 1.0, unit: str =
     if not reach or max(reach) == 0:
         return None
     half = max(reach) if len(reach) == 1 else (high - low) / 2  # type: ignore[operator]
-    digits = min(decimals(half / scale), MAX_DIGITS - len(str(int(abs(value) / scale))))  # type: ignore[arg-type]
-    digits = max(0, digits)
+    digits = decimals(half / scale)
+    if value:
+        digits = max(0, min(digits, MAX_DIGITS - 1 - math.floor(math.log10(abs(value) / scale))))
     return Shown(
         value=_fixed(value / scale, digits) + unit,  # type: ignore[operator]
         low="" if low is None else _outward(low / scale, digits, math.floor),

@@ -18,6 +18,7 @@ from ..core.signature import Signature
 from ._folder import read_signature, write_signature
 
 _FILE = "model.xml"
+_LACKING = r"(?:No conversion rule found for operations?|not supported operations?|Unsupported operation of type):? ?([\w.:]+)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +119,6 @@ def _with_batch(model: Any, batch: int) -> dict[Any, Any]:
 
 def _translate(error: RuntimeError) -> NotPossibleHere:
     text = " ".join(str(error).split())
-    lacking = re.search(r"(?:No conversion rule found for operations?:?|not supported operations?:?|Unsupported operation of type:?) ?([\w.:]+)", text)
-    if lacking:
+    if lacking := re.search(_LACKING, text):
         return NotPossibleHere("runtime openvino", f"has no operator {lacking[1]!r} for this model", hint="Another runtime may have it")
     return NotPossibleHere("runtime openvino", f"cannot compile the model ({text[-300:]})")

@@ -25,9 +25,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from .._version import __version__
 from ..bundle.read import Bundle
 from ..core.errors import DataError, HastenError
-from ..core.machine import usable_cores, versions
+from ..core.machine import usable_cores
 from . import codec
 from .page import page
 
@@ -75,7 +76,7 @@ class _Service:
         return HTMLResponse(page(self.bundle))
 
     async def server(self, request: Request) -> Response:
-        return JSONResponse({"name": "hasten", "version": versions("hasten").get("hasten", "unknown"), "extensions": []})
+        return JSONResponse({"name": "hasten", "version": __version__, "extensions": []})
 
     async def live(self, request: Request) -> Response:
         return JSONResponse({"live": True})

@@ -164,7 +164,7 @@ def _bind(example: Arrays, module: torch.nn.Module) -> dict[str, str]:
     for parameter in named:
         if parameter.name not in bound and parameter.default is parameter.empty:
             raise DataError(f"input {parameter.name!r}", f"must be in the data, since the model is called as forward({', '.join(names)})",
-                            hint=f"The data have {', '.join(repr(n) for n in example)}")  # fmt: skip
+                            hint=f"The data have {', '.join(repr(n) if n else 'one input without a name' for n in example)}")  # fmt: skip
     return bound
 
 

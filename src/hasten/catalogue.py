@@ -9,11 +9,11 @@ from dataclasses import MISSING, Field, dataclass, fields
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
-from ..core.errors import JobError
+from .core.errors import JobError
 
 if TYPE_CHECKING:
-    from ..core.seams import Runtime, Technique
-    from ..measure.quality import Metric
+    from .core.seams import Runtime, Technique
+    from .measure.quality import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +59,8 @@ def techniques() -> list[Entry]:
 
 def runtimes() -> list[Entry]:
     """Every runtime, and whether it runs here."""
-    from ..core.machine import usable_cores
-    from ..core.seams import Target
+    from .core.machine import usable_cores
+    from .core.seams import Target
 
     target = Target(threads=usable_cores())
     return [Entry(name=n, note=kind().fits(None, target) or "ok", what=_first_sentence(kind)) for n, kind in _runtimes().items()]
@@ -102,27 +102,27 @@ def page(name: str) -> Page:
 
 
 def _techniques() -> dict[str, type[Technique]]:
-    from ..core.registry import find
-    from ..core.seams import Technique
+    from .core.registry import find
+    from .core.seams import Technique
 
     return find(Technique)  # type: ignore[type-abstract]
 
 
 def _runtimes() -> dict[str, type[Runtime]]:
-    from ..core.registry import find
-    from ..core.seams import Runtime
+    from .core.registry import find
+    from .core.seams import Runtime
 
     return find(Runtime)  # type: ignore[type-abstract]
 
 
 def _metrics() -> Mapping[str, Metric]:
-    from ..measure.quality import METRICS
+    from .measure.quality import METRICS
 
     return METRICS
 
 
 def _plugin(kind: type[Technique] | type[Runtime]) -> Page:
-    from ..core.seams import Technique
+    from .core.seams import Technique
 
     text = [_doc(kind), "", f"Works on the floor: {_floor(kind)}."]
     if issubclass(kind, Technique):
@@ -151,7 +151,7 @@ def _option(field: Field[Any]) -> Option:
 
 
 def _job() -> Page:
-    from ..core.job import sections
+    from .core.job import sections
 
     text = "A job file is TOML. Paths start at its own folder. On the command line: --set SECTION.KEY=VALUE."
     return Page(
@@ -201,7 +201,7 @@ def _default_text(info: Any) -> str:
 
 
 def _floor(kind: type[Technique] | type[Runtime]) -> str:
-    from ..core.seams import Technique
+    from .core.seams import Technique
 
     return f"{kind.floor}, lossless" if issubclass(kind, Technique) and kind.lossless else str(kind.floor)
 

@@ -1,0 +1,59 @@
+"""The command line cannot grow or change unnoticed, and its help teaches."""
+
+from __future__ import annotations
+
+import click
+import pytest
+
+from hasten.cli import cli
+
+REQUEST = ["SOURCE", "--budget", "--data", "--max-drop", "--objective", "--set", "--threads"]
+SURFACE = {
+    "optimize": [*REQUEST, "--json", "--out", "--quiet", "--store"],
+    "why": [*REQUEST, "--json"],
+    "verify": ["BUNDLE", "--data", "--json"],
+    "predict": ["BUNDLE", "INPUTS", "--json", "--top"],
+    "bench": ["SUBJECTS", "--against", "--batch-size", "--data", "--json", "--seconds", "--threads"],
+    "report": ["BUNDLE", "--json", "--out"],
+    "serve": ["BUNDLE", "--host", "--port"],
+    "list": ["KIND", "--json"],
+    "show": ["NAME", "--json"],
+}
+EVERYWHERE = {"--debug", "--plugin"}
+
+
+def _commands() -> dict[str, click.Command]:
+    context = click.Context(cli)
+    return {name: command for name in cli.list_commands(context) if (command := cli.get_command(context, name))}
+
+
+def _names(command: click.Command) -> set[str]:
+    return {p.opts[0] if isinstance(p, click.Option) else (p.name or "").upper() for p in command.params}
+
+
+def test_the_verbs_are_these_in_this_order() -> None:
+    assert list(_commands()) == list(SURFACE)
+
+
+def test_global_options_are_these() -> None:
+    assert _names(cli) == EVERYWHERE | {"--version"}
+
+
+@pytest.mark.parametrize("verb", SURFACE)
+def test_a_verb_has_these_arguments_and_options(verb: str) -> None:
+    assert _names(_commands()[verb]) - EVERYWHERE == set(SURFACE[verb])
+
+
+@pytest.mark.parametrize("verb", SURFACE)
+def test_global_options_may_follow_the_verb(verb: str) -> None:
+    assert _names(_commands()[verb]) >= EVERYWHERE
+
+
+@pytest.mark.parametrize("verb", SURFACE)
+def test_the_help_of_a_verb_shows_an_example(verb: str) -> None:
+    assert f"hasten {verb} " in (_commands()[verb].help or "")
+
+
+@pytest.mark.parametrize("verb", SURFACE)
+def test_every_option_says_what_it_does(verb: str) -> None:
+    assert [p.name for p in _commands()[verb].params if isinstance(p, click.Option) and not p.help] == []
