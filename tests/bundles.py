@@ -73,7 +73,12 @@ def save_two_inputs(path: Path) -> Signature:
             helper.make_node("Identity", ["flags"], ["same"]),
         ],
         "tensors",
-        [info("left", TensorProto.FLOAT, 3), info("right", TensorProto.FLOAT, 3), info("ids", TensorProto.INT64), info("flags", TensorProto.BOOL, 2)],
+        [
+            info("left", TensorProto.FLOAT, 3),
+            info("right", TensorProto.FLOAT, 3),
+            info("ids", TensorProto.INT64),
+            info("flags", TensorProto.BOOL, 2),
+        ],
         [info("total", TensorProto.FLOAT, 3), info("count", TensorProto.INT64), info("same", TensorProto.BOOL, 2)],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)

@@ -20,25 +20,36 @@ NUM_CERTIFY = 6000
 
 # id, recipe, runtime, knobs, milliseconds, drop in points, bytes, peak bytes, fate, reason
 _PROGRAMS: tuple[tuple[Any, ...], ...] = (
-    ("a0", [], "eager", {}, 12.8, 0.0, 9_120_000, 361e6, "start", "The model as it came."),
-    ("b1", ["export", "simplify"], "onnxruntime", {"threads": 2}, 1.46, 0.0, 8_950_000, 96e6, "reference", "The fastest lossless program."),
-    ("b2", ["export", "simplify"], "openvino", {"threads": 2}, 1.68, 0.0, 8_990_000, 128e6, "lost", "1.15x slower than the reference."),
-    ("b3", ["export"], "onnxruntime", {"threads": 2}, 1.51, 0.0, 9_080_000, 98e6, "lost", "No faster than the reference: the difference is inside the noise."),
-    ("b4", ["export", "simplify"], "onnxruntime", {"threads": 1}, 2.31, 0.0, 8_950_000, 91e6, "lost", "1.58x slower than the reference."),
+    ("a0", [], "eager", {}, 12.8, 0.0, 9_120_000, 361e6, "start",
+     "The model as it came."),
+    ("b1", ["export", "simplify"], "onnxruntime", {"threads": 2}, 1.46, 0.0, 8_950_000, 96e6, "reference",
+     "The fastest lossless program."),
+    ("b2", ["export", "simplify"], "openvino", {"threads": 2}, 1.68, 0.0, 8_990_000, 128e6, "lost",
+     "1.15x slower than the reference."),
+    ("b3", ["export"], "onnxruntime", {"threads": 2}, 1.51, 0.0, 9_080_000, 98e6, "lost",
+     "No faster than the reference: the difference is inside the noise."),
+    ("b4", ["export", "simplify"], "onnxruntime", {"threads": 1}, 2.31, 0.0, 8_950_000, 91e6, "lost",
+     "1.58x slower than the reference."),
     ("c1", ["export", "simplify", "static-int8(calibration=minmax)"], "onnxruntime", {"threads": 2}, 0.85, 0.03, 2_480_000, 71e6, "answer",
      "1.72x faster than the reference; the drop is at most 0.15 points."),
-    ("c2", ["export", "simplify", "static-int8(calibration=percentile)"], "onnxruntime", {"threads": 2}, 0.86, 0.12, 2_480_000, 71e6, "passed",
+    ("c2", ["export", "simplify", "static-int8(calibration=percentile)"], "onnxruntime", {"threads": 2},
+     0.86, 0.12, 2_480_000, 71e6, "passed",
      "Keeps the limits, but is no faster than the answer."),
-    ("c3", ["export", "simplify", "static-int8(calibration=entropy)"], "onnxruntime", {"threads": 2}, 0.85, 0.36, 2_480_000, 72e6, "promising",
+    ("c3", ["export", "simplify", "static-int8(calibration=entropy)"], "onnxruntime", {"threads": 2},
+     0.85, 0.36, 2_480_000, 72e6, "promising",
      "Undecided: 6,000 samples leave the drop between 0.16 and 0.56; about 14,200 would decide."),
-    ("c4", ["export", "simplify", "nncf-int8"], "openvino", {"threads": 2}, 1.10, 0.04, 2_510_000, 104e6, "passed", "Keeps the limits, but is 1.29x slower than the answer."),
+    ("c4", ["export", "simplify", "nncf-int8"], "openvino", {"threads": 2}, 1.10, 0.04, 2_510_000, 104e6, "passed",
+     "Keeps the limits, but is 1.29x slower than the answer."),
     ("c5", ["export", "simplify", "nncf-int8(preset=mixed)"], "openvino", {"threads": 2}, 1.12, 0.55, 2_510_000, 104e6, "lost",
      "Surely over the limit after 1,500 samples: the drop is at least 0.51 points."),
     ("c6", ["export", "simplify", "static-int8(weights=per-tensor)"], "onnxruntime", {"threads": 2}, 0.84, 14.3, 2_440_000, 71e6, "lost",
      "Surely over the limit after 200 samples: the drop is at least 9.8 points."),
-    ("d1", ["export", "simplify", "dynamic-int8"], "onnxruntime", {"threads": 2}, 4.9, 0.02, 2_520_000, 84e6, "lost", "3.36x slower than the reference."),
-    ("d2", ["export", "simplify", "float16"], "openvino", {"threads": 2}, 1.71, 0.0, 4_520_000, 131e6, "lost", "1.17x slower than the reference."),
-    ("e1", ["export", "simplify", "nncf-int8(fast_bias_correction=False)"], "openvino", {"threads": 2, "hint": "throughput"}, None, None, 0, None, "failed",
+    ("d1", ["export", "simplify", "dynamic-int8"], "onnxruntime", {"threads": 2}, 4.9, 0.02, 2_520_000, 84e6, "lost",
+     "3.36x slower than the reference."),
+    ("d2", ["export", "simplify", "float16"], "openvino", {"threads": 2}, 1.71, 0.01, 4_520_000, 131e6, "lost",
+     "1.17x slower than the reference."),
+    ("e1", ["export", "simplify", "nncf-int8(fast_bias_correction=False)"],
+     "openvino", {"threads": 2, "hint": "throughput"}, None, None, 0, None, "failed",
      "the worker ran out of memory after 41 s.\nMemoryError: Unable to allocate 1.17 GiB for an array with shape (300, 96, 112, 112)"),
 )  # fmt: skip
 
@@ -54,7 +65,8 @@ def evidence(*, seed: int = 7) -> list[dict[str, Any]]:
     records += [{"kind": "measurement", "trial": key, "stage": "final", **measured[key].to_json()} for key in final]
     records += [
         {"kind": "measurement", "trial": key, "stage": "explore", "metric": "throughput", "unit": "samples/s",
-         "samples": [base * gain * f for f in (0.99, 1.0, 1.01)], "groups": [], "cpu_seconds": [], "method": {"batch_size": batch}, "where": {}}
+         "samples": [base * gain * f for f in (0.99, 1.0, 1.01)], "groups": [], "cpu_seconds": [],
+         "method": {"batch_size": batch}, "where": {}}
         for key, base in (("a0", 78.0), ("b1", 685.0), ("c1", 1176.0))
         for batch, gain in ((1, 1.0), (4, 1.31), (16, 1.52), (64, 1.44))
     ]  # fmt: skip
@@ -86,10 +98,11 @@ def answer() -> dict[str, Any]:
         "verdict": "passed",
         "reason": "1.72x faster than the reference; the drop is at most 0.15 points, 0.5 are allowed.",
         "answer": {
-            "id": "c1", "recipe": ["export", "simplify", "static-int8(calibration=minmax)"], "runtime": "onnxruntime", "size_bytes": 2_480_000,
-            "peak_memory_bytes": 71_000_000, "latency_seconds": _measured()["c1"].interval().to_json(),
+            "id": "c1", "recipe": ["export", "simplify", "static-int8(calibration=minmax)"], "runtime": "onnxruntime",
+            "size_bytes": 2_480_000, "peak_memory_bytes": 71_000_000, "latency_seconds": _measured()["c1"].interval().to_json(),
         },
-        "speedup": {"over_start": _ratio(_measured()["a0"], _measured()["c1"]), "over_lossless": _ratio(_measured()["b1"], _measured()["c1"])},
+        "speedup": {"over_start": _ratio(_measured()["a0"], _measured()["c1"]),
+                    "over_lossless": _ratio(_measured()["b1"], _measured()["c1"])},
         "drop_points": {"value": 0.03, "low": -0.09, "high": 0.15, "n": NUM_CERTIFY},
         "bundle": "out/mobilenet", "report": "out/mobilenet/report.html",
         "account_seconds": _ACCOUNT,
@@ -118,9 +131,9 @@ def minimal() -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "peak_memory_bytes": None, "latency_seconds": None}, "speedup": None, "drop_points": None, "account_seconds": {},
     }  # fmt: skip
     trial = {
-        "kind": "trial", "id": "a", "text": "onnxruntime", "recipe": [], "runtime": "onnxruntime", "knobs": {}, "facts": [], "lossless": True,
-        "fate": "start", "reason": "", "on_front": True, "size_bytes": 1200, "peak_memory_bytes": None, "latency": None, "throughput": None,
-        "best_batch": None, "speedup": None, "drop": None, "quality": {}, "verdict": None,
+        "kind": "trial", "id": "a", "text": "onnxruntime", "recipe": [], "runtime": "onnxruntime", "knobs": {}, "facts": [],
+        "lossless": True, "fate": "start", "reason": "", "on_front": True, "size_bytes": 1200, "peak_memory_bytes": None, "latency": None,
+        "throughput": None, "best_batch": None, "speedup": None, "drop": None, "quality": {}, "verdict": None,
     }  # fmt: skip
     return {"model_name": "tiny", "created": "2026-11-21", "answer": document}, [trial]
 
@@ -140,10 +153,12 @@ def _run() -> dict[str, Any]:
         "versions": {"hasten": "0.1.0", "python": "3.11.7", "numpy": "2.4.6", "torch": "2.13.0", "onnx": "1.23.2", "onnxruntime": "1.31.1",
                      "openvino": "2026.4.1", "nncf": "3.4.0", "onnxslim": "0.1.98"},
         "started": "2026-11-21T22:36:58+00:00", "budget_seconds": 300.0, "account_seconds": _ACCOUNT,
-        "load": {"before": 0.2, "after": 0.4, "busy": False, "sentence": "The machine was quiet: other processes took 1.2 % of it while programs were timed."},
+        "load": {"before": 0.2, "after": 0.4, "busy": False,
+                 "sentence": "The machine was quiet: other processes took 1.2 % of it while programs were timed."},
         "metric": "accuracy", "labelled": True, "objective": "latency", "limits": {"max_drop": 0.5, "latency_ms": None},
         "threads": 2, "batch_size": 1, "num_samples": {"calibrate": 1000, "select": 3000, "certify": NUM_CERTIFY},
-        "noise_floor": {"value": 1.001, "low": 0.991, "high": 1.012}, "model_name": "MobileNetV2", "flops": 61_200_000, "parameters": 2_236_682,
+        "noise_floor": {"value": 1.001, "low": 0.991, "high": 1.012}, "model_name": "MobileNetV2",
+        "flops": 61_200_000, "parameters": 2_236_682,
     }  # fmt: skip
 
 
@@ -173,7 +188,7 @@ def _latency(rng: np.random.Generator, seconds: float, per_round: np.ndarray) ->
             "batch_size": 1,
             "threads": 2,
             "warm_up": [{"runs": 85, "seconds": 0.31, "best": seconds}],
-        },  # fmt: skip
+        },
     )
 
 
@@ -182,7 +197,7 @@ def _trial(program: tuple[Any, ...], measured: dict[str, Measurement]) -> dict[s
     shown = "(" + ", ".join(f"{k}={v}" for k, v in knobs.items()) + ")" if knobs else ""
     latency = measured[key].interval().to_json() if key in measured else None
     ratio = _ratio(measured["b1"], measured[key]) if key in measured else None
-    lossy = any("int8" in step for step in recipe)
+    lossy = any("int8" in step or step == "float16" for step in recipe)
     num, width = {"c5": (1500, 0.28), "c6": (200, 4.4)}.get(key, (3000, 0.17))
     return {
         "kind": "trial", "id": key, "text": " > ".join([*recipe, runtime + shown]), "recipe": recipe, "runtime": runtime, "knobs": knobs,
@@ -193,8 +208,8 @@ def _trial(program: tuple[Any, ...], measured: dict[str, Measurement]) -> dict[s
         "best_batch": 16 if key in ("a0", "b1", "c1") else None, "speedup": ratio,
         "drop": {"value": drop, "low": drop - width, "high": drop + width, "n": num} if lossy and drop is not None else None,
         "quality": {"accuracy": 0.9406 - (drop or 0) / 100} if key in measured else {},
-        "verdict": {"outcome": "passed", "reason": reason, "drop": answer()["drop_points"], "limit": 0.5, "alpha": 0.025, "needed_samples": None,
-                    "method": "paired score interval for the difference of two rates"} if key == "c1" else None,
+        "verdict": {"outcome": "passed", "reason": reason, "drop": answer()["drop_points"], "limit": 0.5, "alpha": 0.025,
+                    "needed_samples": None, "method": "paired score interval for the difference of two rates"} if key == "c1" else None,
     }  # fmt: skip
 
 
@@ -217,7 +232,8 @@ def _disagreements(rng: np.random.Generator) -> list[dict[str, Any]]:
         label, other, third = rng.choice(len(CLASSES), 3, replace=False)
         start, new = ((label, other), (other, label), (other, third))[place % 3]
         records.append({
-            "kind": "disagreement", "index": int(rng.integers(NUM_CERTIFY)), "label": CLASSES[label], "start": CLASSES[start], "answer": CLASSES[new],
+            "kind": "disagreement", "index": int(rng.integers(NUM_CERTIFY)), "label": CLASSES[label],
+            "start": CLASSES[start], "answer": CLASSES[new],
             "confidence_start": float(rng.uniform(0.4, 0.7)), "confidence_answer": float(rng.uniform(0.4, 0.7)), "picture": _picture(rng),
         })  # fmt: skip
     return records

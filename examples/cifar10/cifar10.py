@@ -50,10 +50,10 @@ def data_file(name: str) -> Path:
     """`name` in $HASTEN_DATA."""
     folder = os.environ.get("HASTEN_DATA")
     if folder is None:
-        raise FileNotFoundError("HASTEN_DATA is not set. Let it name the folder that holds the files listed in examples/README.md.")
+        raise FileNotFoundError("HASTEN_DATA is not set. It must name the folder with the files that examples/README.md lists")
     path = Path(folder).expanduser() / name
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist. HASTEN_DATA must name the folder that holds the files listed in examples/README.md.")
+        raise FileNotFoundError(f"{path} does not exist. HASTEN_DATA must name the folder with the files that examples/README.md lists")
     return path
 
 

@@ -34,7 +34,7 @@ def data() -> tuple[list[bytes], np.ndarray]:
     """The pictures as encoded bytes, and their labels, int64 N."""
     path = Path(os.environ.get("HASTEN_DATA", ".")).expanduser() / "imagenet-pictures.parquet"
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist. Let HASTEN_DATA name the folder that holds it (see examples/README.md).")
+        raise FileNotFoundError(f"{path} does not exist. HASTEN_DATA must name the folder that holds it")
     table = pq.read_table(path, columns=["image", "label"])
     return table["image"].to_pylist(), table["label"].to_numpy().astype(np.int64)
 

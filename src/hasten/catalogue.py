@@ -85,7 +85,7 @@ def page(name: str) -> Page:
     """All about a technique, a runtime, a metric or `job`. Raises JobError with the nearest name."""
     if name == "job":
         return _job()
-    plugins = {**_techniques(), **_runtimes()}
+    plugins: dict[str, type[Technique] | type[Runtime]] = {**_techniques(), **_runtimes()}
     if name in plugins:
         return _plugin(plugins[name])
     if name in (known := _metrics()):
@@ -105,14 +105,14 @@ def _techniques() -> dict[str, type[Technique]]:
     from .core.registry import find
     from .core.seams import Technique
 
-    return find(Technique)  # type: ignore[type-abstract]
+    return find(Technique)
 
 
 def _runtimes() -> dict[str, type[Runtime]]:
     from .core.registry import find
     from .core.seams import Runtime
 
-    return find(Runtime)  # type: ignore[type-abstract]
+    return find(Runtime)
 
 
 def _metrics() -> Mapping[str, Metric]:
@@ -129,7 +129,7 @@ def _plugin(kind: type[Technique] | type[Runtime]) -> Page:
         for label, facts in (("Needs", kind.needs), ("Adds", kind.adds), ("Does not go with", kind.forbids)):
             if facts:
                 text.append(f"{label}: {', '.join(sorted(facts))}.")
-    options = tuple(_option(f) for f in fields(kind))
+    options = tuple(_option(f) for f in fields(kind))  # type: ignore[arg-type]  # every one is a dataclass
     what = "technique" if issubclass(kind, Technique) else "runtime"
     return Page(
         title=f"{kind.name}: a {what}", text="\n".join(text), sections=(Section(title="Options", options=options),) if options else ()
@@ -142,11 +142,13 @@ def _option(field: Field[Any]) -> Option:
     if meta.get("choices"):
         what.append(f"A search tries: {', '.join(map(str, meta['choices']))}.")
     low, high = meta.get("low"), meta.get("high")
-    if low is not None or high is not None:
-        what.append(f"From {low if low is not None else '...'} to {high if high is not None else '...'}.")
+    if low is not None and high is not None:
+        what.append(f"From {low:g} to {high:g}.")
+    elif low is not None or high is not None:
+        what.append(f"At least {low:g}." if low is not None else f"At most {high:g}.")
     if meta.get("unit"):
         what.append(f"Unit: {meta['unit']}.")
-    kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
+    kind = _type_name(field.type)
     return Option(key=field.name, type=kind, default="" if field.default is MISSING else str(field.default), what=" ".join(what))
 
 
@@ -169,6 +171,12 @@ def _job() -> Page:
             for name, model in sections().items()
         ),
     )
+
+
+def _type_name(annotation: Any) -> str:
+    """A dataclass field's type, which may be text, as people call it."""
+    name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    return next((words for plain, words in _PLAIN_TYPES.items() if plain.__name__ == name), name)
 
 
 _PLAIN_TYPES = {str: "text", int: "whole number", float: "number", bool: "true or false"}

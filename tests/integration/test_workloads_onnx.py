@@ -136,7 +136,7 @@ def test_a_quantised_model_is_known_as_one(tmp_path: Path) -> None:
     nodes = [helper.make_node("DequantizeLinear", ["q", "s"], ["w"]), helper.make_node("MatMul", ["x", "w"], ["y"])]
     weights = {"q": np.ones((4, 3), np.int8), "s": np.float32([0.5]).reshape(())}
     path = write(tmp_path / "m.onnx", nodes, [value("x", ["n", 4])], [value("y", ["n", 3])], weights)
-    assert load(path, {"": X}).facts == {"int8-weights"}
+    assert load(path, {"": X}).facts == {"int8-weights", "qdq"}
 
 
 NEWEST = onnx.defs.onnx_opset_version()
@@ -166,7 +166,8 @@ def test_models_that_cannot_be_used_are_told_in_one_line(tmp_path: Path) -> None
     weight = WEIGHT.copy()
     weight[1, 2] = np.nan
     refuses(linear(path, weight=weight), ModelError, "m.onnx, weight 'w': must be finite, but got 'NaN'.")
-    refuses(linear(path, opset=999), ModelError, f"m.onnx: must use an opset of at most {NEWEST}, but got 999. Export it with a lower opset_version.")
+    refuses(linear(path, opset=999), ModelError,
+            f"m.onnx: must use an opset of at most {NEWEST}, but got 999. Export it with a lower opset_version.")  # fmt: skip
     path.write_bytes(b"")
     refuses(path, ModelError, "m.onnx: must hold a graph with at least one operator.")
     write(path, [helper.make_node("Rellu", ["x"], ["y"])], [value("x", [1, 4])], [value("y", [1, 4])], {})

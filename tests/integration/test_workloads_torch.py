@@ -242,9 +242,9 @@ def test_callables_that_give_no_module(tmp_path: Path, source: str, message: str
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        ("not a module".split(), "model: must be a torch.nn.Module, but got 'an object of type list'."),
-        (Returns(lambda x: {"logits": x}), "model: must return a tensor or a tuple of tensors, but returned an object of type dict with the "
-         "keys logits. Wrap the model in a module whose forward returns the values that count as a tuple."),
+        (["layers"], "model: must be a torch.nn.Module, but got 'an object of type list'."),
+        (Returns(lambda x: {"logits": x}), "model: must return a tensor or a tuple of tensors, but returned an object of type dict with "
+         "the keys logits. Wrap the model in a module whose forward returns the values that count as a tuple."),
         (Returns(lambda x: (x, None)), "model: must return a tensor or a tuple of tensors, but returned an object of type tuple. "
          "Wrap the model in a module whose forward returns the values that count as a tuple."),
         (Returns(lambda x: (x, x.sum())), "model, output 'output_1': must return the batch as the first axis, but got ()."),

@@ -204,7 +204,7 @@ def test_an_empty_folder_is_filled_and_another_one_refused(tmp_path: Path) -> No
     assert failed(write(made, tmp_path / "empty")) == {}
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/cat.jpg").write_bytes(b"meow")
-    with pytest.raises(JobError, match="out: must be a new or empty folder, or a bundle to replace, but got .*photos"):
+    with pytest.raises(JobError, match=r"out: must be a new or empty folder, or a bundle to replace, but got .*photos"):
         write(made, tmp_path / "photos")
     assert (tmp_path / "photos/cat.jpg").read_bytes() == b"meow"
     with pytest.raises(JobError, match="out: must be a folder"):

@@ -107,12 +107,25 @@ def test_integer_products_are_counted_as_their_originals(tmp_path: Path) -> None
     assert (got.flops, got.parameters) == (2 * 2 * 4 * 9 * 27, 4 * 27 + 4)
 
 
+def test_onnx_runtimes_own_operators_count_as_what_they_compute(tmp_path: Path) -> None:
+    path, own = tmp_path / "m.onnx", {"domain": "com.microsoft"}
+    fused = helper.make_node("FusedConv", ["x", "w"], ["y"], activation="Relu", **own)
+    assert one(path, fused, [value("x", "N", 3, 5, 5)], [tensor("w", 4, 3, 3, 3)]).flops == 2 * 2 * 4 * 9 * 27
+    scale = [tensor("s"), tensor("z", dtype="uint8")]
+    added = helper.make_node("QLinearAdd", ["x", "s", "z", "b", "s", "z", "s", "z"], ["y"], **own)
+    got = one(path, added, [value("x", "N", 3, kind=2)], [tensor("b", 3, dtype="uint8"), *scale], kind=2)
+    assert (got.flops, got.operators) == (2 * 3, {"QLinearAdd": 1})
+    blocked = helper.make_node("Conv", ["x", "w"], ["y"], domain="com.microsoft.nchwc")
+    assert one(path, blocked, [value("x", "N", 8, 5, 5)], [tensor("w", 8, 8, 3, 3)]).flops is None
+
+
 def test_what_is_not_known_is_not_guessed(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     free = one(path, helper.make_node("MatMul", ["x", "w"], ["y"]), [value("x", "N", "length", 6)], [tensor("w", 6, 5)])
     assert free.flops is None
     assert free.parameters == 30
     assert free.problem == "The shape of 'x' at the operator MatMul is not known before it runs."
+    assert count(path, 2, shapes={"x": (7, 6)}).flops == 2 * 2 * 7 * 6 * 5
     foreign = one(
         path, helper.make_node("Attention", ["x", "w"], ["y"], domain="com.microsoft", num_heads=2), [value("x", "N", 4)], [tensor("w", 4)]
     )

@@ -176,7 +176,7 @@ def test_labels_of_the_picture_do_not_overlap() -> None:
 def test_how_it_was_measured_counts_the_raw_samples() -> None:
     said = dict(measured_how(story()))
     assert "5 programs ran in turn for 40 rounds in 4 blocks" in said["Final race"]
-    assert "1,800 timed calls with 1 sample a call and 2 threads" in said["Final race"]
+    assert "1,800 timed calls, 2 threads, 1 sample a call" in said["Final race"]
     assert "6,000 to certify" in said["Data"]
 
 

@@ -41,6 +41,13 @@ def test_the_front_table_lists_every_trial_the_answer_first() -> None:
     assert "answer ●" in rows[0]
 
 
+def test_the_front_table_fits_a_terminal_of_80_columns() -> None:
+    lines = printed(front_table([r for r in fixture.evidence() if r["kind"] == "trial"]), width=80).splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert "0.03 (≤ 0.20)" in "".join(lines)
+    assert len(lines) < 60
+
+
 def test_square_brackets_in_names_are_text_not_markup() -> None:
     assert "a[red]b" in printed(bench_table([{"name": "a[red]b", "latency": None}]))
 

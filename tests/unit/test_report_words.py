@@ -65,7 +65,7 @@ def test_what_is_not_known_is_a_dash(nothing: dict[str, float] | None) -> None:
     [
         ((1.5, 1.4, 1.6), "1.50x faster"),
         ((0.5, 0.48, 0.52), "2.00x slower"),
-        ((1.01, 0.98, 1.04), "as fast, within the noise,"),
+        ((1.01, 0.98, 1.04), "as fast"),
         ((3.0, None, None), "3x faster"),
     ],
 )

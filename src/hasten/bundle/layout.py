@@ -1,6 +1,7 @@
 """Every path in a bundle, once, and what each holds.
 
-    manifest.json      schema version, identity, signature, preprocessing, labels, runtime and knobs, sha256 of every other file
+    manifest.json      schema version, identity, signature, preprocessing, labels, runtime and knobs, sha256 of every other file,
+                       and a digest of itself
     program/           what the runtime loads, as it was certified
     model.onnx         the same candidate, portable (absent where the program itself is the only form)
     golden.npz         a few real inputs and the outputs that the certified program gave for them

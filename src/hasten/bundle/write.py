@@ -38,8 +38,9 @@ class Contents:
     """All that goes into a bundle.
 
     model: its name; answer: the document of `hasten optimize --json`; program: the folder that Runtime.compile wrote;
-    portable: the same candidate as ONNX, external weights beside it; golden: a few samples as they come in, golden_tensors: the same preprocessed,
-    golden_outputs: what the certified program gave for them; output: the judged output (None: the first);
+    portable: the same candidate as ONNX, external weights beside it; golden: a few samples as they come in,
+    golden_tensors: the same preprocessed, golden_outputs: what the certified program gave for them; output: the judged
+    output (None: the first);
     evidence, front: lines and list as in layout.py; limits: what was asked.
     """
 
@@ -197,7 +198,7 @@ def _swap(temporary: Path, out: Path) -> None:
             aside.rename(out)
         raise
     finally:
-        if aside is not None:
+        if aside is not None and out.exists():  # else what stepped aside is all there is
             shutil.rmtree(aside.parent, ignore_errors=True)
     _sync_one(out.parent)
 

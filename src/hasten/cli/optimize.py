@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -52,13 +54,10 @@ def command(
     return 5 if front.document["verdict"] == "failed" else 0
 
 
-def _tell(document: dict[str, object]) -> None:
+def _tell(document: Mapping[str, Any]) -> None:
     from ..report import tables
 
     output.show(tables.answer_panel(document))
     if bundle := document["bundle"]:
         where = shlex.quote(str(bundle))
-        output.say(f"bundle  {bundle}")
-        if document["report"]:
-            output.say(f"report  {document['report']}")
-        output.say(f"next    hasten verify {where}   ·   hasten serve {where}")
+        output.say(f"next: hasten verify {where}, hasten serve {where}")

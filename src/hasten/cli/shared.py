@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -75,7 +75,7 @@ def read_job(
     """The job that the options of `request` ask for. Raises JobError."""
     from ..core.job import Job
 
-    flags = {
+    flags: dict[str, Any] = {
         "data.source": data,
         "search.budget": budget,
         "limits.max_drop": max_drop,
@@ -90,7 +90,7 @@ def read_job(
     return Job.make({"model": {"source": source}, "data": {}}, overrides=overrides)
 
 
-def parse_settings(settings: Sequence[str]) -> Mapping[str, Any]:
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     """`["limits.max_drop=1", ...]` as a mapping. A value is TOML; a bare word is text. Raises JobError."""
     return dict(_parse_setting(setting) for setting in settings)
 

@@ -200,7 +200,7 @@ class Loader(ABC):
 
 
 class Reader(ABC):
-    """Reads one kind of data source."""
+    """Reads one kind of data source. hasten/workloads/__init__.py shows a whole one and says what it owes."""
 
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()

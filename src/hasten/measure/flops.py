@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,20 +38,33 @@ _ELEMENTWISE = _words(
     "Abs Acos Acosh Add And Asin Asinh Atan Atanh BatchNormalization BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil Celu "
     "Clip Cos Cosh CumSum Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish "
     "Hardmax InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization "
-    "LRN Max Mean MeanVarianceNormalization Min Mish Mod Mul Neg Not Or PRelu Pow QLinearAdd QLinearMul QLinearLeakyRelu "
-    "QLinearSigmoid Reciprocal Relu RMSNormalization Round Selu Sigmoid Sign Sin Sinh SkipLayerNormalization Softmax Softplus "
+    "LRN Max Mean MeanVarianceNormalization Min Mish Mod Mul Neg Not Or PRelu Pow "
+    "Reciprocal Relu RMSNormalization Round Selu Sigmoid Sign Sin Sinh SkipLayerNormalization Softmax Softplus "
     "Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor"
 )
 _REDUCING = _words(
-    "ArgMax ArgMin GlobalAveragePool GlobalMaxPool QLinearGlobalAveragePool ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp "
+    "ArgMax ArgMin GlobalAveragePool GlobalMaxPool ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp "
     "ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare TopK"
 )
+_DOMAINS = ("", "ai.onnx", "com.microsoft")  # elsewhere a Conv may stand for a padded, blocked one
 _POOLS = _words("AveragePool LpPool MaxPool")
 # Operator -> where its input and its weight stand.
-_CONVOLUTIONS = {"Conv": (0, 1), "FusedConv": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0, 3)}
+_CONVOLUTIONS = {"Conv": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0, 3)}
 _PRODUCTS = {"MatMul": (0, 1), "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3), "DynamicQuantizeMatMul": (0, 1), "FusedMatMul": (0, 1)}
-_GEMMS = {"Gemm": (0, 1), "FusedGemm": (0, 1), "QGemm": (0, 3)}
 _RECURRENT = _words("DynamicQuantizeLSTM GRU LSTM RNN")
+# ONNX Runtime's own operators -> what they compute, and where the data stand: shape inference knows the standard ones only.
+_STANDARD: dict[str, tuple[str, tuple[int, ...]]] = {
+    "FusedConv": ("Conv", (0, 1)),
+    "FusedGemm": ("Gemm", (0, 1)),
+    "QGemm": ("Gemm", (0, 3)),
+    "QLinearAdd": ("Add", (0, 3)),
+    "QLinearAveragePool": ("AveragePool", (0,)),
+    "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,)),
+    "QLinearLeakyRelu": ("LeakyRelu", (0,)),
+    "QLinearMul": ("Mul", (0, 3)),
+    "QLinearSigmoid": ("Sigmoid", (0,)),
+    "QLinearSoftmax": ("Softmax", (0,)),
+}
 # Inputs that hold scales and zero points: no parameters of the model.
 _SCALES = {
     "QuantizeLinear": (1, 2),
@@ -85,8 +98,11 @@ class Counts:
     problem: str = ""
 
 
-def count(path: Path, batch: int = 1) -> Counts:
-    """Counts the ONNX file at `path` with its free batch axis set to `batch`. Raises ModelError, MissingExtra."""
+def count(path: Path, batch: int = 1, *, shapes: Mapping[str, Shape] | None = None) -> Counts:
+    """Counts the ONNX file at `path` with its free batch axis set to `batch`. Raises ModelError, MissingExtra.
+
+    shapes: by input name, the shape of one sample (without the batch), where other axes are free too.
+    """
     onnx = need("onnx", why="to count operations")
     try:
         model = onnx.load(str(path), load_external_data=False)
@@ -97,7 +113,8 @@ def count(path: Path, batch: int = 1) -> Counts:
     constants = dict(_constants(model.graph))
     parameters, weights_bytes = _weights(model.graph, constants)
     operators = dict(sorted(Counter(node.op_type for node in _nodes(model.graph)).items()))
-    _set_batch(model.graph, batch)
+    _set_shapes(model.graph, batch, shapes or {})
+    _standardise(model.graph)
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     except onnx.shape_inference.InferenceError as error:
@@ -107,18 +124,32 @@ def count(path: Path, batch: int = 1) -> Counts:
     return Counts(flops=flops, parameters=parameters, weights_bytes=weights_bytes, operators=operators, problem=" ".join(problem.split()))
 
 
-def _set_batch(graph: onnx.GraphProto, batch: int) -> None:
-    """Set the first axis of every input where it is free, and everything that bears its name; forget what was inferred before."""
+def _set_shapes(graph: onnx.GraphProto, batch: int, shapes: Mapping[str, Shape]) -> None:
+    """Set the free axes that are known, and all axes of the inputs that bear their names; forget what was inferred before."""
     held = {tensor.name for tensor in graph.initializer}
-    inputs = [value.type.tensor_type.shape for value in graph.input if value.name not in held]
-    free = [shape.dim[0] for shape in inputs if shape.dim and not shape.dim[0].HasField("dim_value")]
-    names = {dim.dim_param for dim in free} - {""}
-    named = [dim for shape in inputs for dim in shape.dim if dim.dim_param in names]
-    for dim in [*free, *named]:
-        dim.dim_value = batch
+    inputs = {value.name: value.type.tensor_type.shape.dim for value in graph.input if value.name not in held}
+    known: dict[str, int] = {}
+    for name, dims in inputs.items():
+        for dim, size in zip(dims, (batch, *shapes.get(name, ())), strict=False):
+            if not dim.HasField("dim_value"):
+                known |= {dim.dim_param: size} if dim.dim_param else {}
+                dim.dim_value = size
+    for dim in (dim for dims in inputs.values() for dim in dims if dim.dim_param in known):
+        dim.dim_value = known[dim.dim_param]
     del graph.value_info[:]
     for output in graph.output:
         output.type.tensor_type.ClearField("shape")
+
+
+def _standardise(graph: onnx.GraphProto) -> None:
+    """Name ONNX Runtime's own operators by what they compute, where the layout is the standard one."""
+    for node in graph.node:
+        if node.domain == "com.microsoft" and node.op_type in _STANDARD and not _attribute(node, "channels_last", 0):
+            node.op_type, places = _STANDARD[node.op_type]
+            data = [node.input[place] for place in places]
+            del node.input[:]
+            node.input.extend(data)
+            node.domain = ""
 
 
 def _flops(graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto]) -> tuple[int | None, str]:
@@ -132,7 +163,7 @@ def _flops(graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto]) -> tu
         if node.op_type in _FREE:
             continue
         cost = _COSTS.get(node.op_type)
-        if cost is None:
+        if cost is None or node.domain not in _DOMAINS:
             return None, f"The operator {node.op_type} is not one that can be counted."
         try:
             total += cost(node, shapes)
@@ -160,7 +191,7 @@ def _product(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
 
 
 def _gemm(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
-    left, right = (shapes[node.input[place]] for place in _GEMMS[node.op_type])
+    left, right = (shapes[node.input[place]] for place in (0, 1))
     columns = right[0] if _attribute(node, "transB", 0) else right[1]
     return 2 * math.prod(left) * columns
 
@@ -197,7 +228,7 @@ _COSTS: dict[str, Callable[[Any, dict[str, Shape]], int]] = {
     **dict.fromkeys(_POOLS, _pool),
     **dict.fromkeys(_CONVOLUTIONS, _convolution),
     **dict.fromkeys(_PRODUCTS, _product),
-    **dict.fromkeys(_GEMMS, _gemm),
+    "Gemm": _gemm,
     **dict.fromkeys(_RECURRENT, _recurrent),
     "ConvTranspose": _transposed_convolution,
     "Einsum": _einsum,

@@ -161,7 +161,7 @@ def _changes(story: Story) -> list[Change]:
         uri, coarse = _picture(record.get("picture"), budget)
         budget -= len(uri)
         label, start, answer = (record.get(k) for k in ("label", "start", "answer"))
-        right = (start == label, answer == label)
+        right = (str(start) == str(label), str(answer) == str(label))
         changes.append(
             Change(
                 index=f"{record.get('index', 0):,}",
@@ -220,7 +220,7 @@ def _machine(story: Story) -> list[tuple[str, str]]:
         ("Machine", str((run.get("machine") or {}).get("text") or "")),
         ("Load", str(load.get("sentence") or "")),
         ("Noise floor", inside),
-        ("Setting", ", ".join(words.count(run[k], n) for k, n in (("threads", "thread"), ("batch_size", "sample")) if run.get(k)) + (" a call" if run.get("batch_size") else "")),
+        ("Setting", stories.setting(run)),
         ("Model", ", ".join(_model(run))),
         ("Limits", ", ".join(f"{k.replace('_', ' ')} {v:g}" for k, v in story.limits.items())),
     ]  # fmt: skip
@@ -241,9 +241,14 @@ def _shares(story: Story) -> list[Share]:
     account = _account(story)
     total, ranked = sum(account.values()), sorted(account.items(), key=lambda item: -item[1])
     return [
-        Share(name=name.replace("_", " "), seconds=format_seconds(seconds), percent=round(100 * seconds / total, 1), tint=round(82 * place / max(1, len(ranked) - 1)))
+        Share(
+            name=name.replace("_", " "),
+            seconds=format_seconds(seconds),
+            percent=round(100 * seconds / total, 1),
+            tint=round(82 * place / max(1, len(ranked) - 1)),
+        )
         for place, (name, seconds) in enumerate(ranked)
-    ]  # fmt: skip
+    ]
 
 
 def _clock(seconds: Any) -> str:

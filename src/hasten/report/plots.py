@@ -65,7 +65,7 @@ def pareto(story: Story, size: Size) -> str:
     ax = axes[0]
     limit = story.max_drop if title.startswith("Drop") else None
     _frame(ax, points, limit)
-    floor, ceiling = ax.get_ylim()
+    ceiling = ax.get_ylim()[1]
     front = sorted((p for p in points if p.trial.get("on_front") and p.y < ceiling), key=lambda p: p.x)
     if len(front) > 1:
         ax.plot([p.x for p in front], [p.y for p in front], color=_ACCENT, lw=1.2, alpha=0.45, zorder=1)
@@ -96,10 +96,9 @@ def pareto_points(story: Story) -> tuple[str, list[Point]]:
 def rounds(story: Story, size: Size) -> str:
     """The final race round by round, one panel for each of start, reference and answer, all with the same relative scale."""
     final = story.final_rounds()
-    shown = [(part, t, Measurement(metric="latency", unit="s", samples=tuple(final[t["id"]]["samples"]), groups=tuple(final[t["id"]].get("groups") or ())))
-             for part, t in story.marked.items() if t.get("id") in final]  # fmt: skip
-    unique = {t["id"]: (" = ".join(story.parts(t)), part, t, m) for part, t, m in shown}
-    panels = [(title, part, t, 1e3 * m.round_medians()) for title, part, t, m in unique.values() if len(m.round_medians()) > 2]
+    shown = {t["id"]: (" = ".join(story.parts(t)), part, t) for part, t in story.marked.items() if t.get("id") in final}
+    medians = {key: 1e3 * _round_medians(final[key]) for key in shown}
+    panels = [(title, part, trial, medians[key]) for key, (title, part, trial) in shown.items() if len(medians[key]) > 2]
     if not panels:
         return ""
     spread = max(0.03, 1.15 * max(float(np.max(np.abs(ms / np.median(ms) - 1))) for *_, ms in panels))
@@ -237,26 +236,20 @@ def _label(figure: Any, ax: Any, labels: Sequence[tuple[float, float, str, str]]
         taken += [_box(centre_x, centre_y, 7, 7), bar]
     for x, y, text, colour in labels:
         at = ax.transData.transform((x, y))
-        best: tuple[float, Any] | None = None
+        choices: list[tuple[float, int, tuple[float, float], dict[str, Any], tuple[float, float, float, float]]] = []
         for dx, dy, ha, va in _places():
-            note = ax.annotate(
-                text, (x, y), xytext=(dx, dy), textcoords="offset points", ha=ha, va=va, color=colour, weight="bold", fontsize=size.font
-            )
+            style = {"ha": ha, "va": va, "color": colour, "weight": "bold", "fontsize": size.font}
+            note = ax.annotate(text, (x, y), xytext=(dx, dy), textcoords="offset points", **style)
             box = note.get_window_extent(renderer)
+            note.remove()
             outside = max(0, frame.x0 - box.x0) + max(0, box.x1 - frame.x1) + max(0, frame.y0 - box.y0) + max(0, box.y1 - frame.y1)
-            cost = (
-                50 * outside
-                + sum(_overlap(box.extents, other) for other in taken)
-                + 0.02 * float(np.hypot(*((box.min + box.max) / 2 - at)))
-            )
-            if best is None or cost < best[0]:
-                if best:
-                    best[1].remove()
-                best = cost, note
-            else:
-                note.remove()
-        if best:
-            taken.append(tuple(best[1].get_window_extent(renderer).extents))
+            far = float(np.hypot(*((box.min + box.max) / 2 - at)))
+            cost = 50 * outside + sum(_overlap(box.extents, other) for other in taken) + 0.02 * far
+            choices.append((cost, len(choices), (dx, dy), style, (box.x0, box.y0, box.x1, box.y1)))
+        _, _, offset, style, extents = min(choices)
+        taken.append(extents)
+        leader = {"arrowstyle": "-", "color": colour, "lw": 0.8, "shrinkA": 0, "shrinkB": 5} if float(np.hypot(*offset)) > 12 else None
+        ax.annotate(text, (x, y), xytext=offset, textcoords="offset points", arrowprops=leader, **style)
 
 
 def _places() -> list[tuple[float, float, str, str]]:
@@ -297,6 +290,11 @@ def _drop_of(trial: Record) -> tuple[float, float, float] | None:
 
 def _exactly(value: float | None) -> tuple[float, float, float] | None:
     return None if value is None else (value, value, value)
+
+
+def _round_medians(record: Record) -> np.ndarray:
+    raw = Measurement(metric="latency", unit="s", samples=tuple(record["samples"]), groups=tuple(record.get("groups") or ()))
+    return raw.round_medians()
 
 
 def _block_borders(measurement: Record, num_rounds: int) -> list[int]:

@@ -155,6 +155,13 @@ def runtime(trial: Record) -> str:
     return str(trial.get("runtime") or "?") + (f" ({knobs})" if knobs else "")
 
 
+def setting(record: Record) -> str:
+    """`2 threads, 1 sample a call`, of a run or of a measurement's method; what is not recorded is left out."""
+    threads, batch = record.get("threads"), record.get("batch_size")
+    parts = [words.count(threads, "thread") if threads else "", f"{words.count(batch, 'sample')} a call" if batch else ""]
+    return ", ".join(part for part in parts if part)
+
+
 def measured_how(story: Story) -> list[tuple[str, str]]:
     """How the numbers came about, in plain words: (topic, sentence)."""
     lines = [*_timing(story), *_quality(story)]
@@ -174,16 +181,12 @@ def _timing(story: Story) -> list[tuple[str, str]]:
     num_rounds = len(set(final[0].get("groups") or ())) or len(final[0]["samples"])
     blocks = int(method.get("blocks") or 1)
     runs = sum(len(m["samples"]) for m in final)
-    batch, threads = method.get("batch_size"), method.get("threads")
-    setting = words.listed(
-        [words.count(n, noun) for n, noun in ((batch, "sample a call"), (threads, "thread")) if n] or ["the target's setting"]
-    )
-    setting = setting.replace("sample a calls", "samples a call")
     lines = [
         (
             "Final race",
-            f"{words.count(len(final), 'program')} ran in turn for {words.count(num_rounds, 'round')} in {words.count(blocks, 'block')} of fresh "
-            f"processes, in random order within each round: {words.count(runs, 'timed call')} with {setting}. Wall and CPU time of each call are kept.",
+            f"{words.count(len(final), 'program')} ran in turn for {words.count(num_rounds, 'round')} in {words.count(blocks, 'block')} "
+            f"of fresh processes, in random order within each round: {words.count(runs, 'timed call')}"
+            f"{', ' * bool(setting(method))}{setting(method)}. Wall and CPU time of each call are kept.",
         )
     ]
     if warm := [w for m in final for w in (m.get("method") or {}).get("warm_up") or () if "seconds" in w]:
@@ -192,7 +195,8 @@ def _timing(story: Story) -> list[tuple[str, str]]:
             (
                 "Warm-up",
                 "Each process ran until its fastest calls stopped improving by 2 %; the slowest one took "
-                f"{words.seconds({'value': longest['seconds']}).value} and {words.count(int(longest.get('runs', 0)), 'call')}. None of it is counted.",
+                f"{words.seconds({'value': longest['seconds']}).value} and {words.count(int(longest.get('runs', 0)), 'call')}. "
+                "None of it is counted.",
             )
         )
     lines.append(
@@ -221,7 +225,7 @@ def _quality(story: Story) -> list[tuple[str, str]]:
         sentence += f" Test: {how}."
     if verdicts and verdicts[0].get("alpha"):
         sentence += (
-            f" One-sided error rate {verdicts[0]['alpha']:.2g} for each of {words.count(len(verdicts), 'candidate')} that came this far."
+            f" One-sided error rate {verdicts[0]['alpha']:.2g} a candidate; {words.count(len(verdicts), 'candidate')} came this far."
         )
     return [*lines, ("Quality", sentence)]
 
@@ -241,7 +245,10 @@ def _reference(story: Story) -> str:
         return f"**Nothing beats {story.name} as it was** beyond the noise, so it is the answer: nothing was changed."
     over_start: Record = (story.answer.get("speedup") or {}).get("over_start") or {}
     gain = f": **{words.times(over_start)}** than the model was" if (over_start.get("low") or 0) > 1 else ""
-    return f"**Nothing beats the fastest lossless program of {story.name}** beyond the noise, so that is the answer{gain}, with the same outputs up to rounding."
+    return (
+        f"**Nothing beats the fastest lossless program of {story.name}** beyond the noise, "
+        f"so that is the answer{gain}, with the same outputs up to rounding."
+    )
 
 
 def _undecided(story: Story) -> str:
@@ -250,7 +257,7 @@ def _undecided(story: Story) -> str:
     needed = verdict.get("needed_samples")
     have = f"{words.count(int(drop['n']), 'sample')} cannot decide" if drop and drop.get("n") else "the samples cannot decide"
     more = f"; about {needed:,} would" if needed else ""
-    losing = f", {_losing(story, drop)}" if drop else ""
+    losing = f", {_losing(story, drop)}" if drop and drop.get("value") is not None else ""
     return f"{_speed(story)}{losing}, but **{have}** whether it keeps the limit{more}."
 
 
@@ -263,10 +270,16 @@ def _speed(story: Story) -> str:
     speedup: Record = story.answer.get("speedup") or {}
     lossless, start = speedup.get("over_lossless"), speedup.get("over_start")
     if not lossless or lossless.get("value") is None:
-        return f"**{story.name}** has an answer" if not start else f"{story.name} is **{words.times(start)}** than it was"
-    within = words.ratio(lossless).range
-    joined = " as" if "noise" in words.times(lossless) else " than"
-    text = f"{story.name} is **{words.times(lossless)}**" + (f" ({within})" if within else "") + f"{joined} the fastest lossless program"
+        return (
+            f"**{story.name}** has an answer"
+            if not start or start.get("value") is None
+            else f"{story.name} is **{words.times(start)}** than it was"
+        )
+    compared, within = words.times(lossless), words.ratio(lossless).range
+    if compared == "as fast":
+        text = f"{story.name} is **as fast** as the fastest lossless program, within the noise" + (f" ({within})" if within else "")
+    else:
+        text = f"{story.name} is **{compared}**" + (f" ({within})" if within else "") + " than the fastest lossless program"
     return text + (f" and **{words.times(start)}** than it was" if start and start.get("value") and (start.get("low") or 0) > 1 else "")
 
 

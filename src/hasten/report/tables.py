@@ -26,8 +26,8 @@ def answer_panel(answer: Mapping[str, Any], evidence: Sequence[Mapping[str, Any]
     """
     story = Story.of({"answer": answer}, evidence)
     sentence = Text()
-    for place, words_ in enumerate(stories.headline(story).split("**")):
-        sentence.append(words_, style="bold" if place % 2 else "")
+    for place, piece in enumerate(stories.headline(story).split("**")):
+        sentence.append(piece, style="bold" if place % 2 else "")
     numbers = Table.grid(padding=(0, 2))
     for name, value, note in stories.figures(story):
         numbers.add_row(Text(name, style="dim"), Text(value, style="bold"), Text(note, style="dim"))
@@ -40,22 +40,23 @@ def answer_panel(answer: Mapping[str, Any], evidence: Sequence[Mapping[str, Any]
 
 
 def front_table(trials: Sequence[Mapping[str, Any]], *, title: str = "") -> Table:
-    """Trials as evidence records, the marked ones first. A dot marks the front; bounds are 95 % intervals."""
+    """Trials as evidence records, the marked ones first. A dot marks the front; the drop's upper bound stands beside it."""
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="dim")
-    table.add_column("Program", overflow="fold", ratio=1)
-    for name in ("Latency", "Speed-up", "Drop, points", "Size", "Memory"):
+    table.add_column("Program", overflow="fold", ratio=1, min_width=24)
+    for name in ("Latency", "Speed-up", "Drop, points", "Size"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("Outcome", no_wrap=True)
     for trial in Story.of({}, [{"kind": "trial", **t} for t in trials]).trials:
         fate = str(trial.get("fate") or "")
+        drop = words.points(trial.get("drop"))
+        bounded = f"{drop.value} (\N{LESS-THAN OR EQUAL TO} {drop.high})" if drop.high else drop.value
         lossless = trial.get("lossless") and not trial.get("drop")
         table.add_row(
             Text(stories.trial_name(trial)),
             words.seconds(trial.get("latency")).value,
-            words.ratio(trial.get("speedup")).text if fate != "reference" else "1x",
-            "lossless" if lossless else words.points(trial.get("drop")).text,
+            words.ratio(trial.get("speedup")).value if fate != "reference" else "1x",
+            "lossless" if lossless else bounded,
             words.size(trial.get("size_bytes")),
-            words.size(trial.get("peak_memory_bytes")),
             Text(fate + (" ●" if trial.get("on_front") else ""), style=_COLOUR.get(fate, "")),
             style="dim" if fate in ("lost", "failed") else "",
         )
@@ -65,7 +66,7 @@ def front_table(trials: Sequence[Mapping[str, Any]], *, title: str = "") -> Tabl
 def bench_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Programs that raced: rows of `{name, latency{value,low,high}, speedup{...}|null (over the first row), size_bytes|null}`."""
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("Program", overflow="fold", ratio=1)
+    table.add_column("Program", overflow="fold", ratio=1, min_width=18)
     for name in ("Latency", "95 % interval", "Speed-up", "95 % interval", "Size"):
         table.add_column(name, justify="right", no_wrap=True)
     for place, row in enumerate(rows):

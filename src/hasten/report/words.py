@@ -86,14 +86,14 @@ def listed(items: list[str]) -> str:
 
 
 def times(estimate: Mapping[str, Any]) -> str:
-    """A speed ratio in words: `1.72x faster`, `1.3x slower`, or that the noise hides any difference."""
+    """A speed ratio in words: `1.72x faster`, `1.3x slower`, or `as fast` where noise hides any difference."""
     low, value, high = (estimate.get(k) for k in ("low", "value", "high"))
     if (low if low is not None else value) > 1:  # type: ignore[operator]
         return f"{ratio(estimate).value} faster"
     if (high if high is not None else value) < 1:  # type: ignore[operator]
         flipped = {"value": 1 / value, "low": 1 / high if high else None, "high": 1 / low if low else None}  # type: ignore[operator]
         return f"{ratio(flipped).value} slower"
-    return "as fast, within the noise,"
+    return "as fast"
 
 
 def decimals(half_width: float) -> int:

@@ -24,6 +24,7 @@ class Eager(Runtime):
     """PyTorch, operator by operator, in float32 on the exported program. Load it in a process of its own: threads are process-wide."""
 
     name: ClassVar[str] = "eager"
+    defines_right: ClassVar[bool] = True
     floor: ClassVar[Floor] = Floor.MODULE
     packages: ClassVar[tuple[str, ...]] = ("torch",)
 

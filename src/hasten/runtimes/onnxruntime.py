@@ -25,6 +25,7 @@ class OnnxRuntime(Runtime):
     """ONNX Runtime, CPU execution provider. Runs any ONNX file; the fast int8 kernels want QDQ graphs with uint8 activations."""
 
     name: ClassVar[str] = "onnxruntime"
+    defines_right: ClassVar[bool] = True
     floor: ClassVar[Floor] = Floor.GRAPH
     packages: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 

@@ -43,13 +43,12 @@ class OnnxFile(Loader):
         samples = Signature(inputs=inputs, outputs=()).check(_bind(example, [spec.name for spec in inputs]))
         path = folder / "model.onnx"
         signature = _write(source, model, inputs, samples, path)
-        quantized = any(node.op_type in _QUANTIZED for node in model.graph.node)
         return Candidate(
             floor=Floor.GRAPH,
             path=path,
             signature=signature,
             lineage=(Step(name=self.name, options={"digest": _digest(job.path(source))}),),
-            facts=frozenset({"int8-weights"}) if quantized else frozenset(),
+            facts=_facts(model),
         )
 
 
@@ -83,6 +82,13 @@ def _check_weights(source: str, model: Any) -> None:
         values = numpy_helper.to_array(tensor)
         if values.dtype.kind == "f" and np.isnan(values).any():
             raise ModelError(f"{source}, weight {tensor.name!r}", "must be finite", got="NaN")
+
+
+def _facts(model: Any) -> frozenset[str]:
+    """What is true of the model already: somebody may have quantised it."""
+    kinds = {node.op_type for node in model.graph.node}
+    facts = {"int8-weights"} if kinds & _QUANTIZED else set()
+    return frozenset(facts | ({"qdq"} if "DequantizeLinear" in kinds else set()))
 
 
 def _free_inputs(model: Any) -> list[Any]:

@@ -1,0 +1,93 @@
+"""The server as a process of its own: it says where it listens, answers, and stops when told to."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import bundles
+import pytest
+
+from hasten.bundle.read import Bundle
+from hasten.bundle.write import write
+from hasten.core.errors import BundleError, JobError, NotPossibleHere
+from hasten.serve.run import serve
+
+pytest.importorskip("onnx")
+
+_SERVE = """
+import sys
+from pathlib import Path
+from hasten.serve.run import serve
+serve(Path(sys.argv[1]), port=0, announce=lambda url: print(url, flush=True))
+assert not {"torch", "onnx", "openvino", "sklearn", "matplotlib"} & set(sys.modules), "served without training libraries"
+print("stopped", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("served")
+    return write(bundles.picture_contents(folder), folder / "out")
+
+
+@contextmanager
+def serving(bundle: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [sys.executable, "-c", _SERVE, str(bundle)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+def test_server_answers_what_the_bundle_computes_and_stops_in_order(bundle: Path, kind: signal.Signals) -> None:
+    picture = bundles.pictures(1, seed=8)[0]
+    with serving(bundle) as (process, url):
+        assert url.startswith("http://127.0.0.1:")
+        with urllib.request.urlopen(f"{url}/v2/health/ready", timeout=30) as reply:
+            assert json.load(reply) == {"ready": True}
+        request = urllib.request.Request(f"{url}/v1/predict", data=picture, headers={"content-type": "image/png"})
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            answer = json.load(reply)
+        process.send_signal(kind)
+        out, err = process.communicate(timeout=30)
+        assert (process.returncode, out, err) == (0, "stopped\n", "")
+    guess = Bundle.open(bundle).classify(picture)[0][0]
+    assert (answer["label"], answer["score"]) == (guess.label, guess.score)
+
+
+def test_port_in_use_is_one_line(bundle: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(NotPossibleHere) as caught:
+            serve(bundle, port=port)
+    assert str(caught.value) == f"--port: {port} is in use on 127.0.0.1. Name another one; 0 takes any free one."
+
+
+def test_wrong_port_and_host_are_named(bundle: Path) -> None:
+    with pytest.raises(JobError, match="--port: must be from 0"):
+        serve(bundle, port=70_000)
+    with pytest.raises(JobError, match="--host: must be an address of this machine"):
+        serve(bundle, host="no such host")
+    with pytest.raises(NotPossibleHere, match=r"--host: cannot listen on 192\.0\.2\.1"):
+        serve(bundle, host="192.0.2.1", port=0)
+
+
+def test_changed_bundle_is_not_served(tmp_path: Path) -> None:
+    out = write(bundles.picture_contents(tmp_path), tmp_path / "out")
+    with (out / "model.onnx").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(BundleError, match=r"model\.onnx: must have \d+ bytes"):
+        serve(out, port=0)
