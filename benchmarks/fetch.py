@@ -73,13 +73,13 @@ def minilm(out: Path) -> None:
 
 
 def magika(out: Path) -> None:
-    """Tells 214 file types apart by the first and last bytes (Apache-2): PyPI's magika. Data: 2,000 files of this disk, so they differ by machine."""
+    """Tells 214 file types apart by the first and last bytes (Apache-2): PyPI's magika. Data: 2,000 files of this disk."""
     samples = np.stack([file_bytes(path) for path in varied_files(2000)])
     write_model(out, from_wheel(pip("magika==1.0.3"), "magika/models/standard_v3_3/model.onnx"), {"bytes": samples})
 
 
 def text_angle(out: Path) -> None:
-    """Tells upright text from upside-down text (Apache-2): PyPI's rapidocr-onnxruntime. Data: 600 lines of text drawn here, half of them turned.
+    """Tells upright text from upside-down text (Apache-2): PyPI's rapidocr-onnxruntime. Data: 600 drawn lines, half of them turned.
 
     Of that package's three networks the one whose output is small: the others return 6,625 numbers a letter, or pictures.
     """
@@ -92,7 +92,7 @@ def text_angle(out: Path) -> None:
 def basic_pitch(out: Path) -> None:
     """Hears which notes are played (Apache-2): PyPI's basic-pitch. Data: 200 clips of two seconds, chords synthesised here.
 
-    Only 200, since each makes 75,680 outputs, and takes a hundred times the work of a sample of the other two.
+    Only 200, since each makes 75,680 numbers and takes far more work than a sample of the other two.
     """
     rng = np.random.default_rng(0)
     clips = np.stack([chord(rng) for _ in range(200)])[:, :, None]
@@ -146,8 +146,9 @@ def file_bytes(path: Path, block: int = 4096, half: int = 1024, padding: int = 2
 
 def text_picture(rng: np.random.Generator, *, upside_down: bool, height: int = 48, width: int = 192) -> np.ndarray:
     """A line of text as the classifier wants it: float32 [3, 48, 192] in -1..1, padded with 0 at the right."""
-    from PIL import Image, ImageDraw, ImageFont
     from pydoc_data.topics import topics  # text that every Python has
+
+    from PIL import Image, ImageDraw, ImageFont
 
     words = topics[rng.choice(sorted(topics))].split()
     start = rng.integers(max(1, len(words) - 4))
@@ -176,7 +177,8 @@ def chord(rng: np.random.Generator, num_samples: int = 43844, rate: int = 22050)
             frequency = 440 * 2 ** ((note - 69) / 12) * harmonic
             decay = np.exp(-since * rng.uniform(1, 4) * harmonic**0.5)
             clip += np.sin(2 * np.pi * frequency * since) * decay * rng.uniform(0.3, 1) / harmonic**1.5
-    return (0.8 * clip / np.abs(clip).max()).astype(np.float32)
+    loudest = np.abs(clip).max()
+    return np.asarray(0.8 * clip / loudest, np.float32)
 
 
 # Getting and writing files --------------------------------------------------------------------------------------------

@@ -20,7 +20,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hasten.core.job import Job
 
@@ -100,7 +99,8 @@ def train(num_epochs: int = 6, batch_size: int = 40) -> Digits:
             for batch in torch.randperm(NUM_TRAIN).split(batch_size):
                 down, right = torch.randint(-3, 4, (2,)).tolist()
                 optimizer.zero_grad()
-                F.cross_entropy(network(x[batch].roll((down, right), (2, 3))), y[batch], label_smoothing=0.1).backward()
+                shifted = x[batch].roll((down, right), (2, 3))
+                nn.functional.cross_entropy(network(shifted), y[batch], label_smoothing=0.1).backward()
                 optimizer.step()
                 schedule.step()
     torch.set_num_threads(num_threads)

@@ -77,11 +77,11 @@ def bench(
             entrants, Plan(blocks=_BLOCKS, rounds=_ROUNDS, slice_seconds=share), where={"machine": this_machine().id},
             progress=lambda fraction: observer.trying("timing", "", fraction),
         )  # fmt: skip
-    return {
-        "rows": [_row(s, result, str(n)) for n, s in enumerate(subjects)],
-        "sentences": _sentences(result),
-        "machine": this_machine().to_json(),
-    }
+        return {
+            "rows": [_row(s, result, str(n)) for n, s in enumerate(subjects)],
+            "sentences": _sentences(result),
+            "machine": this_machine().to_json(),
+        }
 
 
 def _subject(path: Path, target: Target, scratch: Path) -> Subject:

@@ -63,10 +63,12 @@ def test_no_extra_is_there(plain: Path, folder: Path) -> None:
 
 
 def test_it_is_the_installed_package_with_its_templates(plain: Path, folder: Path) -> None:
-    code = "import hasten, pathlib; p = pathlib.Path(hasten.__file__).parent; print(p); assert list(p.rglob('*.j2')) and (p / 'py.typed').exists()"
+    code = "import hasten, pathlib; p = pathlib.Path(hasten.__file__).parent; print(p, *p.rglob('*.j2'), *p.glob('py.typed'))"
     done = subprocess.run([str(plain / "python"), "-c", code], cwd=folder, capture_output=True, text=True, env=_surroundings())
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(plain.parent))
+    assert ".j2" in done.stdout
+    assert "py.typed" in done.stdout
 
 
 def test_it_verifies(plain: Path, folder: Path) -> None:

@@ -55,10 +55,13 @@ def _complete(study: Study, judge: Judge, finisher: Finisher, finish: Finish) ->
     distinct = list({t.id: t for t in told}.values())
     study.stage("throughput", "samples per second at several batch sizes")
     known = {t.id: t for t in finisher.throughput(distinct)}
-    start = known[finish.start.id]
+    if finish.outcomes is not None:  # both were run over the certify split, so their outputs are at hand
+        for trial in (finish.start, finish.answer):
+            if trial is not None:
+                known[trial.id] = known[trial.id].with_(quality=judge.metrics(trial, "certify"))
     answer = known[finish.answer.id] if finish.answer else None
     return replace(
-        finish, start=start, reference=known[finish.reference.id], answer=answer,
+        finish, start=known[finish.start.id], reference=known[finish.reference.id], answer=answer,
         finalists=tuple(known.get(t.id, t) for t in finish.finalists),
     )  # fmt: skip
 

@@ -160,7 +160,8 @@ class Finisher:
     def _verdict(self, pair: tuple[np.ndarray, np.ndarray], alpha: float) -> Verdict:
         metric, limit = self.judge.metric, self.judge.limit
         drop = metric.drop(*pair, alpha=alpha, seed=self.shop.seed)
-        return noninferiority(drop, limit, alpha=alpha, needed=metric.needed(*pair, limit=limit, alpha=alpha))
+        needed = metric.needed(*pair, limit, alpha=alpha, seed=self.shop.seed)
+        return noninferiority(drop, limit, alpha=alpha, needed=needed, unit=metric.loss_unit)
 
     def _decide(self, judged: Sequence[Trial], reference: Trial) -> tuple[Trial | None, str, str]:
         for trial in judged:

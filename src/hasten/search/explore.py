@@ -142,10 +142,10 @@ class Explorer:
             candidate = frontier.pop(0)
             for kind in self.space.techniques:
                 for technique in [v for v in kind.space(self.profile) if v.lossless]:
-                    if self._applies(technique, candidate) and (made := self._build(technique, candidate)) is not None:
-                        if made.id not in {c.id for c in found}:
-                            found.append(made)
-                            frontier.append(made)
+                    made = self._build(technique, candidate) if self._applies(technique, candidate) else None
+                    if made is not None and made.id not in {c.id for c in found}:
+                        found.append(made)
+                        frontier.append(made)
         return found
 
     def _look_at_graph(self) -> None:

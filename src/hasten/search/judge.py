@@ -12,8 +12,9 @@ from ..core.errors import HastenError
 from ..core.measurement import Interval, Verdict
 from ..core.samples import SPLITS, SplitName
 from ..core.trial import Trial
-from ..measure.quality import Metric
+from ..measure.quality import Metric, others
 from ..measure.sequential import Sequential, looks
+from .opening import output_spec
 from .workshop import Evaluator, Workshop
 
 PARITY = 1e-4
@@ -106,6 +107,13 @@ class Judge:
         cuts = [0, *_pieces(self.num_samples(split))]
         name = self.shop.workload.output
         return np.concatenate([self._outputs(trial, split, a, b)[name] for a, b in pairwise(cuts)])
+
+    def metrics(self, trial: Trial, split: SplitName) -> dict[str, float]:
+        """Every metric that can be computed for the judged output, over the whole split."""
+        labels = self.shop.workload.splits[split].labels
+        ours, right = self.judged_outputs(trial, split), self.judged_outputs(self.original, split)
+        every = [self.metric, *others(self.metric, labels, output_spec(self.shop.workload))]
+        return {m.name: m.value(m.outcomes(ours, right, labels)) for m in every}
 
     def golden(self, trial: Trial, count: int) -> dict[str, np.ndarray]:
         """What the trial gives for the first `count` samples of the certify split, all outputs."""

@@ -62,7 +62,12 @@ def _open(state: State, job: Job, folder: Path) -> Workload:
     if output not in outputs:
         raise JobError("quality.output", f"must be one of the model's outputs {', '.join(outputs)}", got=output)
     return Workload(
-        name=_name(job), original=original, splits=splits, preprocess=job.data.preprocess, labels=job.data.labels, output=output
+        name=_name(job),
+        original=original,
+        splits=splits,
+        preprocess=job.data.preprocess,
+        labels=job.data.labels or splits.certify.classes or None,
+        output=output,
     )
 
 

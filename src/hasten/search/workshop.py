@@ -221,8 +221,12 @@ class Evaluator:
     def _run(self, tensors: dict[str, Path], start_at: int, stop: int, folder: Path) -> dict[str, float]:
         if self._worker is None:
             self._worker = start(self._shop._entrant(self._trial, self._trial.id, 1))
-        seconds = self._worker.call(tasks.evaluate, tensors, start_at, stop, self.batch_size, folder)
-        return {"seconds": seconds}
+        try:
+            return {"seconds": self._worker.call(tasks.evaluate, tensors, start_at, stop, self.batch_size, folder)}
+        except BaseException:  # crashed or interrupted: the next call starts a fresh one
+            self._worker.close()
+            self._worker = None
+            raise
 
 
 def keep_original(store: Store, candidate: Candidate) -> Candidate:
