@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
-BENCHES := $(sort $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%.py,$(wildcard benchmarks/*.py))))
+BENCHES := $(subst _,-,$(sort $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/main_*.py))))
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
@@ -43,7 +43,7 @@ test-all: setup ## every test
 bench: $(addprefix bench-,$(BENCHES)) ## every benchmark; results in benchmarks/results
 
 bench-%: setup
-	$(BIN)/python benchmarks/$*.py
+	$(BIN)/python benchmarks/$(subst -,_,$*).py
 
-docs: setup ## docs/reference.md from what is registered
+docs: setup ## out/docs/reference.md, from the code
 	$(BIN)/python docs/build.py

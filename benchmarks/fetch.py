@@ -259,7 +259,7 @@ def fetch(name: str, out: Path) -> Path:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Brings what the examples and benchmarks need and the repository does not hold.")
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*EXAMPLES, *MODELS], help=", ".join([*EXAMPLES, *MODELS]))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join([*EXAMPLES, *MODELS]))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "inputs", help="folder for the models (default: %(default)s)")
     parser.add_argument("--list", action="store_true", help="say what there is")
     arguments = parser.parse_args()
@@ -269,6 +269,8 @@ def main() -> int:
         return 0
     if not arguments.names:
         parser.error("say what to bring: --list tells what there is")
+    if unknown := set(arguments.names) - {*EXAMPLES, *MODELS}:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}. There are {', '.join([*EXAMPLES, *MODELS])}")
     for name in arguments.names:
         try:
             print(f"{name}: {fetch(name, arguments.out)}")

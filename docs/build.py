@@ -1,4 +1,4 @@
-"""Writes docs/reference.md: every technique, runtime, metric and key of the job, from the classes themselves.
+"""Writes out/docs/reference.md: every technique, runtime, metric and key of the job, from the classes themselves.
 
 make docs
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hasten import catalogue
 
-PAGE = Path(__file__).parent / "reference.md"
+PAGE = Path(__file__).parents[1] / "out" / "docs" / "reference.md"
 
 
 def reference() -> str:
@@ -39,4 +39,6 @@ def cell(text: str) -> str:
 
 
 if __name__ == "__main__":
+    PAGE.parent.mkdir(parents=True, exist_ok=True)
     PAGE.write_text(reference(), encoding="utf8")
+    print(PAGE)

@@ -14,8 +14,6 @@ from .core.registry import find
 from .core.seams import Check, Profile, Target
 from .core.store import Store
 from .core.trial import Fate, Trial
-from .core.workload import Workload
-from .measure.quality import Metric, default_metric, get_metric
 from .measure.worker import State, Worker
 from .search.bundling import write_bundle
 from .search.certify import Finisher
@@ -23,7 +21,7 @@ from .search.explore import Explorer, right_runtime
 from .search.front import Front
 from .search.judge import Judge
 from .search.observer import Observer
-from .search.opening import open_workload, output_spec
+from .search.opening import check_request, choose_metric, open_workload
 from .search.space import PlanLine as PlanLine
 from .search.space import make_space
 from .search.study import Study
@@ -38,12 +36,14 @@ def run(job: Job, *, out: Path | None = None, store: Store | None = None, observ
     store = store or Store.default()
     study = Study(job.search.budget, observer or Observer())
     study.observer.budget(job.search.budget)
-    target, profile = ask(job, study)
-    space = make_space(job, target, profile)
+    target = make_target(job)
+    check_request(job, target, out)
     with study.spending("open"):
         study.stage("open", "read the data, divide it, load the model")
         workload = open_workload(job, store)
-    metric = _metric(job, workload)
+    metric = choose_metric(job, workload)
+    profile = ask(job, target, study)
+    space = make_space(job, target, profile)
     shop = Workshop(store, study, workload, target, job.search.seed)
     start = Trial(candidate=workload.original, runtime=right_runtime(workload.original.floor), fate=Fate.START)
     with Judge(shop, start, metric, job.limits.max_drop) as judge:
@@ -68,34 +68,34 @@ def explore(explorer: Explorer, study: Study) -> None:
 def plan(job: Job, *, store: Store | None = None, observer: Observer | None = None) -> list[PlanLine]:
     """Each technique and runtime for this job on this machine: `ok`, or one sentence why not. Nothing is tried."""
     study = Study(job.search.budget, observer or Observer())
-    target, profile = ask(job, study)
-    space = make_space(job, target, profile)
+    target = make_target(job)
+    check_request(job, target, None)
     workload = open_workload(job, store or Store.default())
+    choose_metric(job, workload)  # a wrong one is an error of the plan already
+    profile = ask(job, target, study)
+    space = make_space(job, target, profile)
     shop = Workshop(store or Store.default(), study, workload, target, job.search.seed)
-    _metric(job, workload)  # a wrong one is an error of the plan already
     return list(Explorer.planned(shop, study, profile, space).lines)
 
 
-def ask(job: Job, study: Study) -> tuple[Target, Profile]:
+def make_target(job: Job) -> Target:
+    """This machine, used as the job says."""
+    return Target(threads=min(job.target.threads or usable_cores(), usable_cores()), batch_size=job.target.batch_size)
+
+
+def ask(job: Job, target: Target, study: Study) -> Profile:
     """What the machine answers when it is asked, in a child process."""
-    threads = min(job.target.threads or usable_cores(), usable_cores())
-    target = Target(threads=threads, batch_size=job.target.batch_size)
-    with study.spending("doctor"), Worker("doctor", threads=threads) as worker:
+    with study.spending("doctor"), Worker("doctor", threads=target.threads) as worker:
         findings = worker.call(_ask, target)
     for sentence, _ in findings:
         study.observer.learnt(sentence)
     facts = frozenset(fact for _, facts in findings for fact in facts)
-    return target, Profile(machine=this_machine(), target=target, facts=facts, objective=job.search.objective)
+    return Profile(machine=this_machine(), target=target, facts=facts, objective=job.search.objective)
 
 
 def _ask(state: State, target: Target) -> list[tuple[str, frozenset[str]]]:
     findings = [kind().ask(target) for kind in find(Check).values()]
     return [(finding.sentence, finding.facts) for finding in findings]
-
-
-def _metric(job: Job, workload: Workload) -> Metric:
-    labels = workload.splits.certify.labels
-    return get_metric(job.quality.metric) if job.quality.metric else default_metric(labels, output_spec(workload))
 
 
 def _command(job: Job) -> str:

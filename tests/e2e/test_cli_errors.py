@@ -42,6 +42,7 @@ WRONG = [
     (ONNX[:2], "--data: must be given with a model. Add --data data.npz, a .parquet, a .csv, a folder or file.py:function."),
     ([*ONNX, "--set", "limits"], "--set: must be SECTION.KEY=VALUE, but got 'limits'. For example --set limits.max_drop=1.0."),
     ([*ONNX, "--set", "limits.max_dropp=1"], "limits.max_dropp: is not a key of the job. Did you mean 'limits.max_drop'?"),
+    ([*ONNX, "--set", "model.source.x=1"], "model.source.x: is not a key of the job. `hasten show job` lists every key."),
     ([*ONNX, "--budget", "soon"], "search.budget: must be a duration, but got 'soon'. Write it like 90s, 5m or 1h30m."),
     ([*ONNX, "--threads", "0"], "Invalid value for '--threads': 0 is not in the range x>=1. See `hasten optimize --help`"),
     (["show", "jobb"], "name: must be a technique, a runtime, a metric or `job`, but got 'jobb'. Did you mean 'job'?"),

@@ -83,6 +83,14 @@ def write(contents: Contents, out: Path) -> Path:
     return out
 
 
+def check_place(out: Path) -> None:
+    """Whether `write` can write there, before the work is done. Raises JobError, NotPossibleHere, as `write` would."""
+    out = Path(os.path.realpath(out))
+    with _disk_errors(out):
+        _check_place(out)
+        tempfile.TemporaryDirectory(dir=next(folder for folder in out.parents if folder.exists())).cleanup()
+
+
 def add_file(root: Path, name: str, text: str) -> Path:
     """Put a text file into a finished bundle (the report), replacing the one of that name; the manifest lists it."""
     manifest = read_manifest(root)

@@ -53,7 +53,7 @@ class Lines(Observer):
         self._print(f"warning: {sentence}")
 
     def _print(self, line: str) -> None:
-        self._screen.print(f"{time.monotonic() - self._began:6.0f} s  {line}")
+        self._screen.print(f"{time.monotonic() - self._began:6.0f} s  {line}", soft_wrap=True)
 
 
 class Display(Observer):
@@ -124,6 +124,7 @@ class Display(Observer):
         spent = time.monotonic() - self._began
         if not self._budget:
             return Text(f"{format_seconds(round(spent))} so far", style="dim")
-        left = max(0.0, self._budget - spent)
+        left = self._budget - spent
+        words = f"{format_seconds(round(left))} left of {format_seconds(self._budget)}" if left > 0 else "the budget is spent: finishing"
         bar = ProgressBar(total=self._budget, completed=min(spent, self._budget), width=30)
-        return Columns([bar, Text(f"{format_seconds(round(left))} left of {format_seconds(self._budget)}", style="dim")])
+        return Columns([bar, Text(words, style="dim")])

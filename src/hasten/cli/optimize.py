@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from . import output, shared
+
+if TYPE_CHECKING:
+    from ..search.front import Front
 
 
 @click.command(short_help="Make a model fast here, and prove it right.")
@@ -50,14 +52,16 @@ def command(
     if json_:
         output.document(front.document)
     else:
-        _tell(front.document)
+        _tell(front)
     return 5 if front.document["verdict"] == "failed" else 0
 
 
-def _tell(document: Mapping[str, Any]) -> None:
+def _tell(front: Front) -> None:
+    from ..bundle.read import Bundle
     from ..report import tables
 
-    output.show(tables.answer_panel(document))
-    if bundle := document["bundle"]:
+    bundle = None if front.answer is None else front.answer.bundle
+    output.show(tables.answer_panel(front.document, Bundle.open(bundle).evidence if bundle else ()))
+    if bundle:
         where = shlex.quote(str(bundle))
         output.say(f"next: hasten verify {where}, hasten serve {where}")

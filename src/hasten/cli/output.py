@@ -20,7 +20,7 @@ def console(*, stderr: bool = False) -> Console:
     """The one console of each stream. Text is printed as it is: markup and emoji codes in a model's name stay what they are."""
     from rich.console import Console
 
-    result = Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    result = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not result.is_terminal and "COLUMNS" not in os.environ:
         result.width = _FILE_WIDTH
     return result
@@ -29,12 +29,12 @@ def console(*, stderr: bool = False) -> Console:
 def say(*lines: str) -> None:
     """Lines of text."""
     for line in lines:
-        console().print(line)
+        console().print(line, soft_wrap=True)
 
 
 def show(renderable: Any) -> None:
     """A table or a panel."""
-    console().print(renderable, soft_wrap=False)
+    console().print(renderable)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -58,6 +58,13 @@ class DataSection(_Section):
     preprocess: Annotated[
         ImagePreprocess | None, Field(strict=False, description="What happens to pictures before the model: see the keys below.")
     ] = None
+    transform: Annotated[
+        str | None,
+        Field(
+            description="Your own function from a PIL picture to an array, as `file.py:function`. It is only compared with "
+            "preprocess, on real pictures: they must agree to 0.001."
+        ),
+    ] = None
     content: Annotated[Any, Field(exclude=True, repr=False)] = None  # Python only: arrays, Samples or a mapping of splits
 
 
@@ -75,12 +82,15 @@ class LimitsSection(_Section):
     """What must hold."""
 
     max_drop: Annotated[
-        float, Field(ge=0, le=100, strict=False, description="Points of quality that may be lost against the original.")
+        float,
+        Field(ge=0, le=100, allow_inf_nan=False, strict=False, description="Points of quality that may be lost against the original."),
     ] = 0.5
-    latency_ms: Annotated[float | None, Field(gt=0, strict=False, description="95th percentile of latency, milliseconds.")] = None
-    size_mb: Annotated[float | None, Field(gt=0, strict=False, description="Bytes that ship, in millions.")] = None
+    latency_ms: Annotated[
+        float | None, Field(gt=0, allow_inf_nan=False, strict=False, description="95th percentile of latency, milliseconds.")
+    ] = None
+    size_mb: Annotated[float | None, Field(gt=0, allow_inf_nan=False, strict=False, description="Bytes that ship, in millions.")] = None
     memory_mb: Annotated[
-        float | None, Field(gt=0, strict=False, description="Peak memory over an empty process, in millions of bytes.")
+        float | None, Field(gt=0, allow_inf_nan=False, strict=False, description="Peak memory over an empty process, in millions of bytes.")
     ] = None
 
 
@@ -144,7 +154,11 @@ class Job(_Section):
             *sections, key = dotted.split(".")
             place = merged
             for section in sections:
-                place = place.setdefault(section, {})
+                inner = place.get(section, {})
+                if not isinstance(inner, Mapping):
+                    raise JobError(dotted, "is not a key of the job", hint="`hasten show job` lists every key")
+                place[section] = dict(inner)
+                place = place[section]
             place[key] = value
         for required in ("model", "data"):
             if required not in merged:
@@ -173,6 +187,19 @@ def sections() -> dict[str, type[BaseModel]]:
     }  # fmt: skip
 
 
+_RULES = {
+    "model_type": "must be a section with keys",
+    "tuple_type": 'must be a list of names, such as ["a", "b"]',
+    "string_type": "must be text",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+}
+"""pydantic's words for what people write in TOML, in plainer ones."""
+
+
 def _translate(error: ValidationError) -> JobError:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
@@ -183,6 +210,8 @@ def _translate(error: ValidationError) -> JobError:
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         way = f"Did you mean {'.'.join([*parents, near[0]])!r}?" if near else f"Known here: {', '.join(known)}"
         return JobError(where, "is not a key of the job", hint=way)
+    if first["type"] in _RULES:
+        return JobError(where, _RULES[first["type"]], got=first["input"])
     rule = first["msg"].removeprefix("Value error, ").removeprefix("Input should ")
     rule = f"should {rule}" if first["msg"].startswith("Input should ") else rule[:1].lower() + rule[1:]
     return JobError(where, rule, got=first["input"])

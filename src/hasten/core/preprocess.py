@@ -63,7 +63,14 @@ class ImagePreprocess(BaseModel):
         """Pictures (encoded bytes, or uint8 H x W [x C] arrays) -> float32 batch. Raises DataError for what is no picture."""
         if len(pictures) == 0:
             raise DataError("pictures", "must not be empty")
-        return np.stack([self.one(picture) for picture in pictures])
+        tensors = [self.one(picture) for picture in pictures]
+        for tensor in tensors:
+            if tensor.shape != tensors[0].shape:
+                raise DataError(
+                    "preprocess", f"must bring all pictures to one size, here {tensors[0].shape}", got=tensor.shape,
+                    hint="Give resize as [height, width], or a crop",
+                )  # fmt: skip
+        return np.stack(tensors)
 
     def one(self, picture: Any) -> np.ndarray:
         """One picture -> float32 tensor without the batch axis."""

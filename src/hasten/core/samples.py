@@ -22,12 +22,14 @@ class Samples:
 
     inputs: by name, each an array [N, ...], or a sequence of N encoded pictures (bytes) or uint8 pictures of any size
     where preprocessing is declared; labels: [N] class numbers (integers) or [N, ...] targets (floats), or None;
-    classes: the names of the class numbers, where the source has names.
+    classes: the names of the class numbers, where the source has names; places: [N] where each stood in its source,
+    for messages (None: in order).
     """
 
     inputs: Mapping[str, Any]
     labels: np.ndarray | None = None
     classes: tuple[str, ...] = ()
+    places: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values()))) if self.inputs else 0
@@ -38,7 +40,13 @@ class Samples:
             name: values[np.asarray(indices)] if isinstance(values, np.ndarray) else [values[int(i)] for i in indices]
             for name, values in self.inputs.items()
         }
-        return replace(self, inputs=picked, labels=None if self.labels is None else self.labels[np.asarray(indices)])
+        chosen = np.asarray(indices)
+        return replace(
+            self,
+            inputs=picked,
+            labels=None if self.labels is None else self.labels[chosen],
+            places=chosen if self.places is None else self.places[chosen],
+        )
 
     def check(self, where: str) -> Samples:
         """Itself, or DataError: empty, unequal lengths, NaN or infinity."""

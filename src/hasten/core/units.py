@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from .errors import JobError
@@ -22,6 +23,8 @@ def parse_duration(text: str | float | int, *, field: str = "duration") -> float
             seconds = sum(float(n) * _SECONDS[u] for n, u in parts)
         else:
             raise JobError(field, "must be a duration", got=text, hint="Write it like 90s, 5m or 1h30m")
+    if not math.isfinite(seconds):
+        raise JobError(field, "must be a duration", got=text, hint="Write it like 90s, 5m or 1h30m")
     if not seconds > 0:
         raise JobError(field, "must be longer than zero", got=text, hint="Write it like 90s, 5m or 1h30m")
     return seconds

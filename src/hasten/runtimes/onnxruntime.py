@@ -74,11 +74,11 @@ class _Session(Program):
 
 def _translate(error: Exception) -> NotPossibleHere:
     text = " ".join(str(error).split())
-    lacking = re.search(r"(?:implementation for|not a registered function/op:?|No Op registered for) ?\[?'?([\w.:]+)", text)
+    lacking = re.search(r"implementation for ([\w.:]+)", text) or re.search(r"([\w.:]+)\(-?\d+\) is not a registered function/op", text)
     if lacking:
         return NotPossibleHere(
             "runtime onnxruntime",
-            f"has no operator {lacking[1].split('(')[0]!r} for this model",
+            f"has no operator {lacking[1]!r} for this model",
             hint="Another runtime may have it, or export the model with an older opset",
         )
     if "opset" in text:

@@ -102,6 +102,9 @@ class Finisher:
         for batch in () if fixed else _BATCHES:
             if batch > self.judge.num_samples("select"):
                 break
+            if self.study.left < 0:
+                self.study.learn(f"throughput from batch {batch} on was not measured: the budget is used up")
+                break
             self.study.decide(f"throughput at batch {batch}", "the best batch differs from model to model")
             try:
                 race = self.shop.race(list(known.values()), _THROUGHPUT, batch_size=batch, label="throughput")
@@ -114,7 +117,7 @@ class Finisher:
 
     def _final_race(self, trials: Sequence[Trial], reference: Trial) -> Race:
         distinct = list({t.id: t for t in trials}.values())
-        plan = final_plan(self.study.budget_seconds)
+        plan = final_plan(self.study.left)
         self.study.stage("final race", "fresh processes and fresh measurements, the reference twice to know the noise")
         self.study.decide(f"final race of {len(distinct)} programs and a twin", f"{plan.blocks} sets of fresh processes")
         return self.shop.race(distinct, plan, twin_of=reference, label="final")

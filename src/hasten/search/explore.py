@@ -82,12 +82,16 @@ class Explorer:
         return replace(space, lines=tuple(lines))
 
     def reserve_seconds(self) -> float:
-        """What the finish will need: the final race, memory, throughput, and two programs over the certify split."""
-        blocks = final_plan(self.study.budget_seconds).blocks
+        """What the finish will need: the final race, memory, throughput, and two programs over the certify split.
+
+        At most half of the budget: on a busy machine everything takes long, and a finish without a search is worth little.
+        """
+        blocks = final_plan(self.study.left).blocks
         per_sample = self.judge.seconds_per_sample
         slow, fast = per_sample.get(self.start.id, 0.0), per_sample.get(self.reference.id, 0.0)
         certify = self.judge.num_samples("certify") * (slow + fast)
-        return 1.3 * (6 * blocks * self.seconds_per_entrant + 12 * self.seconds_per_entrant + certify) + 5
+        estimate = 1.2 * (6 * blocks * self.seconds_per_entrant + 8 * self.seconds_per_entrant + certify) + 5
+        return min(estimate, 0.5 * self.study.budget_seconds)
 
     def lossless(self) -> None:
         """Every lossless graph on every runtime with every knob; the fastest becomes the reference."""

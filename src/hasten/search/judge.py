@@ -56,7 +56,12 @@ class Judge:
         return looks(self.num_samples("select"))[0]
 
     def check(self) -> None:
-        """That the labels of every split suit the metric and the judged output. Raises DataError, JobError, MissingExtra."""
+        """That every sample can be given to the model, and that the labels suit the metric and the judged output.
+
+        Raises DataError, JobError, MissingExtra.
+        """
+        for split in SPLITS:
+            self.shop.tensors(split)
         few = self._outputs(self.original, "select", 0, self.first_look())[self.shop.workload.output]
         for split in SPLITS:
             labels = self.shop.workload.splits[split].labels

@@ -9,19 +9,35 @@ from typing import Any
 
 import numpy as np
 
+from ..bundle.write import check_place
+from ..core.callables import one_line, resolve
 from ..core.errors import DataError, JobError
 from ..core.job import Job
-from ..core.preprocess import ImagePreprocess
+from ..core.machine import this_machine
+from ..core.preprocess import ImagePreprocess, open_picture
 from ..core.registry import find
-from ..core.samples import Samples, Splits, as_parts, make_splits
-from ..core.seams import Loader, Reader
+from ..core.samples import SPLITS, Samples, Splits, as_parts, make_splits
+from ..core.seams import Loader, Profile, Reader, Target
 from ..core.signature import TensorSpec
 from ..core.store import Store
 from ..core.workload import Workload
+from ..measure.quality import Metric, default_metric, get_metric
 from ..measure.worker import State, Worker
-from .workshop import keep_original
+from .space import make_space
+from .workshop import keep_original, preprocessed
 
+_COMPARED = 16  # pictures on which the declared preprocessing is compared with the user's own
+_TRANSFORM_TOLERANCE = 1e-3
 _EXAMPLE = 4  # samples that the loader sees: more than one, so that the batch axis shows
+
+
+def check_request(job: Job, target: Target, out: Path | None) -> None:
+    """What can be refused before anything is read or started: names, runtimes, the place of the answer. Raises HastenError."""
+    if job.quality.metric is not None:
+        get_metric(job.quality.metric)
+    make_space(job, target, Profile(machine=this_machine(), target=target))
+    if out is not None:
+        check_place(out)
 
 
 def open_workload(job: Job, store: Store) -> Workload:
@@ -53,22 +69,59 @@ def read_splits(job: Job) -> Splits:
 
 
 def _open(state: State, job: Job, folder: Path) -> Workload:
+    loader = _loader(job)
     splits = read_splits(job)
     example = _example(splits.calibrate, job.data.preprocess)
-    loader = _loader(job)
+    _check_transform(job, splits.calibrate)
     original = loader.open(job, example, folder)
     outputs = [spec.name for spec in original.signature.outputs]
     output = job.quality.output or outputs[0]
     if output not in outputs:
         raise JobError("quality.output", f"must be one of the model's outputs {', '.join(outputs)}", got=output)
+    labels = job.data.labels or splits.certify.classes or None
+    _check_labels(labels, original.signature.outputs[outputs.index(output)])
     return Workload(
         name=_name(job),
         original=original,
         splits=splits,
         preprocess=job.data.preprocess,
-        labels=job.data.labels or splits.certify.classes or None,
+        labels=labels,
         output=output,
     )
+
+
+def _check_transform(job: Job, samples: Samples) -> None:
+    """The declared preprocessing computes what the user's own transform computes, where one is given. Raises DataError."""
+    preprocess, source = job.data.preprocess, job.data.transform
+    if source is None:
+        return
+    if preprocess is None:
+        raise JobError("data.transform", "is compared with data.preprocess, which is missing", hint="Declare it in [data.preprocess]")
+    transform = resolve(source, job.folder, field="data.transform")
+    pictures = next(iter(samples.take(np.arange(min(_COMPARED, len(samples)))).inputs.values()))
+    for number, picture in enumerate(pictures):
+        try:
+            theirs = np.asarray(transform(open_picture(picture, preprocess.mode)), dtype=np.float32)
+        except Exception as error:  # whatever the user's code raises
+            raise DataError("data.transform", f"must take a PIL picture, but raised {one_line(error)}") from error
+        ours = preprocess.one(picture)
+        if ours.shape != theirs.shape:
+            raise DataError("data.transform", f"must give the shape that preprocess gives, {ours.shape}", got=theirs.shape)
+        worst = float(np.abs(ours - theirs).max())
+        if not worst <= _TRANSFORM_TOLERANCE:
+            raise DataError(
+                "data.preprocess",
+                f"must agree with {source} to {_TRANSFORM_TOLERANCE:g}",
+                got=f"a difference of {worst:.3g} in sample {number}",
+                hint="Compare resize, crop, interpolation, mean and std",
+            )
+
+
+def _check_labels(labels: tuple[str, ...] | None, output: TensorSpec) -> None:
+    classes = output.shape[1] if len(output.shape) == 2 else None
+    if labels is not None and classes is not None and classes > 1 and len(labels) != classes:
+        raise DataError("data.labels", f"must name each of the {classes} classes of the output {output.name!r}", got=f"{len(labels)} names",
+                        hint="List all class names in data.labels, in the order of the outputs")  # fmt: skip
 
 
 def _read(job: Job, source: str) -> Any:
@@ -96,7 +149,7 @@ def _example(samples: Samples, preprocess: ImagePreprocess | None) -> dict[str, 
         return {name: np.asarray(values) for name, values in few.inputs.items()}
     if len(few.inputs) != 1:
         raise DataError("data.preprocess", "is for data with one input, pictures", got=", ".join(few.inputs))
-    return {name: preprocess(values) for name, values in few.inputs.items()}
+    return {name: preprocessed(preprocess, values, few, 0) for name, values in few.inputs.items()}
 
 
 def _with_original(workload: Workload, store: Store) -> Workload:
@@ -110,6 +163,21 @@ def _name(job: Job) -> str:
     file, _, function = source.partition(":")
     stem = Path(file).stem
     return stem if not function or function in ("model", "build") else f"{stem}-{function}"
+
+
+def choose_metric(job: Job, workload: Workload) -> Metric:
+    """The metric of the job, or the default, which must suit the labels. Raises JobError, DataError.
+
+    What only real outputs tell (a logit or a probability?) the judge checks.
+    """
+    output = output_spec(workload)
+    metric = get_metric(job.quality.metric) if job.quality.metric else default_metric(workload.splits.certify.labels, output)
+    row = [size for size in output.shape[1:] if size is not None]
+    if len(row) == len(output.shape) - 1:
+        for split in SPLITS:
+            samples = workload.splits[split]
+            metric.check(np.broadcast_to(np.asarray(-1).astype(output.dtype), (len(samples), *row)), samples.labels)
+    return metric
 
 
 def output_spec(workload: Workload) -> TensorSpec:

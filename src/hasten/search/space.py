@@ -54,7 +54,9 @@ def make_space(job: Job, target: Target, profile: Profile) -> Space:
         if why_not is None:
             techniques.append(technique)
     if not any(r.floor is Floor.GRAPH for r in runtimes):
-        asked = "; ".join(f"{line.name}: {line.verdict}" for line in lines if line.kind == "runtime" and not line.ok)
+        asked = "; ".join(
+            f"{line.name}: {'it runs PyTorch modules' if line.ok else line.verdict}" for line in lines if line.kind == "runtime"
+        )
         raise NotPossibleHere(
             "target.runtimes", f"must hold one that runs ONNX graphs and is installed ({asked or 'none was named'})",
             hint="See `hasten list runtimes`",

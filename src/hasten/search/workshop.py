@@ -15,6 +15,7 @@ from ..core.digest import digest_json, digest_path
 from ..core.errors import DataError
 from ..core.machine import load_average, this_machine
 from ..core.measurement import Measurement
+from ..core.preprocess import ImagePreprocess
 from ..core.samples import Samples, SplitName
 from ..core.seams import Context, Runtime, Target, Technique
 from ..core.store import Record, Store
@@ -169,7 +170,7 @@ class Workshop:
             target = None
             for at in range(0, len(samples), _CHUNK):
                 raw = values[at : at + _CHUNK]
-                chunk = preprocess(raw) if preprocess else np.asarray(raw)
+                chunk = preprocessed(preprocess, raw, samples, at) if preprocess else np.asarray(raw)
                 if problem := spec.problem(chunk if spec.shape[:1] == (None,) else chunk[: spec.shape[0]]):
                     raise DataError(f"data input {spec.name!r}", problem)
                 if target is None:
@@ -227,6 +228,20 @@ class Evaluator:
             self._worker.close()
             self._worker = None
             raise
+
+
+def preprocessed(preprocess: ImagePreprocess, pictures: Sequence[Any], samples: Samples, start_at: int) -> np.ndarray:
+    """The tensors of `pictures`, which are the samples from `start_at` on. Raises DataError, naming the sample that is wrong."""
+    try:
+        return preprocess(pictures)
+    except DataError:
+        for number, picture in enumerate(pictures, start_at):
+            try:
+                preprocess.one(picture)
+            except DataError as error:
+                place = number if samples.places is None else samples.places[number]
+                raise DataError(f"data, sample {place} (the first is 0)", str(error).rstrip(".")) from None
+        raise
 
 
 def keep_original(store: Store, candidate: Candidate) -> Candidate:

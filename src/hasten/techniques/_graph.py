@@ -26,6 +26,13 @@ def read_graph(path: Path) -> Any:
     return need("onnx", why="to change graphs").load(str(path))
 
 
+def read_graph_to_quantize(path: Path) -> Any:
+    """`read_graph` without the exporter's notes on shapes: the quantizer transposes weights and would contradict them."""
+    model = read_graph(path)
+    del model.graph.value_info[:]
+    return model
+
+
 def write_graph(model: Any, folder: Path) -> Path:
     """`model` as folder/model.onnx; weights go beside it (model.onnx.data) where one file cannot hold them."""
     onnx = need("onnx", why="to change graphs")

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 from ..core.candidate import Candidate
 from ..core.need import missing, need
 from ..core.seams import Context, Forecast, Profile, Technique, option
-from ._graph import quietly, read_graph
+from ._graph import quietly, read_graph_to_quantize
 
 _OPERATORS = {"MatMul", "Gemm", "LSTM", "Attention"}
 
@@ -49,7 +49,7 @@ class DynamicInt8(Technique):
         path = context.folder / "model.onnx"
         with quietly("technique dynamic-int8"):
             quantization.quantize_dynamic(
-                read_graph(candidate.path),
+                read_graph_to_quantize(candidate.path),
                 str(path),
                 op_types_to_quantize=sorted(_OPERATORS),
                 per_channel=self.per_channel,

@@ -11,7 +11,7 @@ from ..core.candidate import Candidate
 from ..core.errors import NotPossibleHere
 from ..core.need import missing, need
 from ..core.seams import Context, Forecast, Profile, Technique, option
-from ._graph import calibration_samples, is_transformer, quietly, read_graph, write_graph
+from ._graph import calibration_samples, is_transformer, quietly, read_graph, read_graph_to_quantize, write_graph
 
 _METHODS = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
 _CHUNK = 10  # samples whose activations are held at once
@@ -73,7 +73,7 @@ class StaticInt8(Technique):
             reader = _reader(quantization, list(calibration_samples(candidate, context, limit)))
             path = context.folder / "model.onnx"
             quantization.quantize_static(
-                read_graph(candidate.path),
+                read_graph_to_quantize(candidate.path),
                 str(path),
                 reader,
                 quant_format=quantization.QuantFormat.QDQ,

@@ -177,7 +177,9 @@ def _session(source: str, path: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no common base
-        raise ModelError(source, f"must load in ONNX Runtime ({one_line(error)})") from error
+        reason = one_line(error)
+        reason = reason.partition(" failed:")[2] or reason  # without the name of our own copy
+        raise ModelError(source, f"must load in ONNX Runtime ({reason})") from error
 
 
 def _run(source: str, session: Any, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,0 +1,93 @@
+"""The laws of a runtime."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ..core.errors import HastenError
+from ..core.seams import Program, Runtime, Target
+from ._models import NAMES, ReferenceModel, reference_model
+from ._options import check_fits_imports_nothing, check_options
+
+_TARGET = Target(threads=1)
+
+
+class RuntimeSuite:
+    """Subclass it and give the fixture `kind`: your runtime. Override `tolerance` where it computes in fewer bits."""
+
+    tolerance = 1e-4
+
+    @pytest.fixture(params=NAMES)
+    def model(self, request: Any) -> ReferenceModel:
+        """The reference models, one after the other."""
+        return reference_model(request.param)
+
+    @pytest.fixture
+    def program(self, kind: type[Runtime], model: ReferenceModel, tmp_path: Path) -> Program:
+        """The model, compiled and loaded."""
+        return _build(kind, model, tmp_path / "program")
+
+    def test_options_are_frozen_documented_and_survive_json(self, kind: type[Runtime]) -> None:
+        check_options(kind, reference_model("digits").profile())
+
+    def test_every_one_has_the_knob_threads(self, kind: type[Runtime]) -> None:
+        assert kind().threads == 0
+        assert kind().num_threads(Target(threads=3)) == 3
+        assert kind(threads=8).num_threads(Target(threads=2)) == 2  # type: ignore[call-arg]
+
+    def test_fits_imports_no_model_library(self, kind: type[Runtime]) -> None:
+        check_fits_imports_nothing(kind)
+
+    def test_it_computes_what_the_reference_computes(self, program: Program, model: ReferenceModel) -> None:
+        got = program.run(model.inputs)
+        assert list(got) == list(model.outputs)
+        for name, expected in model.outputs.items():
+            assert got[name].dtype == expected.dtype
+            np.testing.assert_allclose(got[name], expected, rtol=self.tolerance, atol=self.tolerance)
+
+    def test_a_batch_of_three_is_three_batches_of_one(self, program: Program, model: ReferenceModel) -> None:
+        together = program.run(_rows(model, 0, 3))
+        for name, values in together.items():
+            apart = np.concatenate([program.run(_rows(model, i, i + 1))[name] for i in range(3)])
+            np.testing.assert_allclose(values, apart, rtol=self.tolerance, atol=self.tolerance)
+
+    def test_outputs_survive_the_next_run_and_inputs_stay(self, program: Program, model: ReferenceModel) -> None:
+        first = _rows(model, 0, 1)
+        given = {name: array.copy() for name, array in first.items()}
+        kept = program.run(first)
+        copies = {name: array.copy() for name, array in kept.items()}
+        program.run(_rows(model, 1, 2))
+        for name, array in kept.items():
+            np.testing.assert_array_equal(array, copies[name])
+        for name, array in first.items():
+            np.testing.assert_array_equal(array, given[name])
+
+    def test_a_compiled_folder_may_move(self, kind: type[Runtime], model: ReferenceModel, tmp_path: Path) -> None:
+        before = _build(kind, model, tmp_path / "here").run(_rows(model, 0, 2))
+        shutil.move(tmp_path / "here", tmp_path / "there")
+        after = kind().load(tmp_path / "there", _TARGET).run(_rows(model, 0, 2))
+        for name, array in before.items():
+            np.testing.assert_allclose(after[name], array, rtol=1e-6, atol=1e-6)
+
+    def test_an_empty_folder_is_refused_in_one_line(self, kind: type[Runtime], tmp_path: Path) -> None:
+        with pytest.raises(HastenError) as caught:
+            kind().load(tmp_path, _TARGET)
+        assert "\n" not in str(caught.value)
+
+
+def _build(kind: type[Runtime], model: ReferenceModel, folder: Path) -> Program:
+    runtime, candidate = kind(), model.on(kind.floor)
+    if reason := runtime.fits(candidate, _TARGET):
+        pytest.skip(reason)
+    folder.mkdir()
+    runtime.compile(candidate, _TARGET, folder)
+    return runtime.load(folder, _TARGET)
+
+
+def _rows(model: ReferenceModel, start: int, stop: int) -> dict[str, np.ndarray]:
+    return {name: array[start:stop] for name, array in model.inputs.items()}
