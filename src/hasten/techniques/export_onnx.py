@@ -48,12 +48,23 @@ class ExportOnnx(Technique):
                     input_names=[spec.name for spec in signature.inputs],
                     output_names=[spec.name for spec in signature.outputs],
                 )
+                _free_output_names(program.model.graph)
                 model = program.model_proto
         except HastenError as error:
             raise _translate(error.__cause__ or error) from error
         _check_names(model, signature)
         path = write_graph(model, context.folder)
         return candidate.then(self.step(), path, floor=Floor.GRAPH)
+
+
+def _free_output_names(graph: Any) -> None:
+    """An inner value must not have the name of an output: the exporter names inner values after operators, such as `embedding`."""
+    outputs = list(graph.outputs)
+    taken = {value.name for value in outputs}
+    for node in graph:
+        for value in node.outputs:
+            if value.name in taken and not any(value is output for output in outputs):
+                value.name = f"{value.name}_inner"
 
 
 def _check_names(model: Any, signature: Signature) -> None:
