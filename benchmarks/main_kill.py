@@ -66,7 +66,8 @@ def kill_and_resume(search: Search, at_seconds: float, number: int) -> Kill | No
     store.mkdir(parents=True)
     process = start_optimize(*search.with_out(out), store=store, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(at_seconds)
+        if code := process.wait(at_seconds):
+            raise SystemExit(f"the search that was to be killed ended by itself with exit code {code}")
         return None
     family = children(process.pid)
     os.killpg(process.pid, signal.SIGKILL)

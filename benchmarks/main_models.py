@@ -135,7 +135,8 @@ def measure(case: Case, done: Run, bundle: Path) -> Figures:
         "noise_floor": figure(lines.run["noise_floor"]),
         "others_busy": figure(lines.run["load"]["others_busy"]),
     }
-    return figures | _best_int8(case, lines)
+    figures |= _best_int8(case, lines)
+    return {key: one for key, one in figures.items() if one["value"] is not None or one["goal"] is not None}
 
 
 COSTS = ("size_bytes", "peak_memory_bytes")

@@ -15,8 +15,8 @@ from .core.seams import Check, Profile, Target
 from .core.store import Store
 from .core.trial import Fate, Trial
 from .measure.worker import State, Worker
-from .search.bundling import write_bundle
-from .search.certify import Finisher
+from .search.bundling import Writer
+from .search.certify import Finisher, provisional
 from .search.explore import Explorer, right_runtime
 from .search.front import Front
 from .search.judge import Judge
@@ -48,16 +48,20 @@ def run(job: Job, *, out: Path | None = None, store: Store | None = None, observ
     start = Trial(candidate=workload.original, runtime=right_runtime(workload.original.floor), fate=Fate.START)
     with Judge(shop, start, metric, job.limits.max_drop) as judge:
         judge.check()
+        place = out or store.root / "bundles" / f"{workload.name}-{job.digest()[:8]}"
+        writer = Writer(job=job, study=study, shop=shop, judge=judge, place=place, command=command or _command(job))
         explorer = Explorer(shop, study, judge, profile, space, start)
-        explore(explorer, study)
+        explorer.lossless()
+        writer.write(provisional(explorer.explored()))  # the best so far is always on disk
+        search(explorer, study)
         finisher = Finisher(shop, study, judge, job.limits, job.search.objective, job.search.allow_undecided)
-        finish = finisher.finish(explorer.explored())
-        return write_bundle(job, study, shop, judge, finisher, finish, out=out, command=command or _command(job))
+        finish = finisher.complete(finisher.finish(explorer.explored()))
+        study.stage("bundle", "everything that ships, in one folder")
+        return writer.write(finish)
 
 
-def explore(explorer: Explorer, study: Study) -> None:
-    """Lossless first, then what changes outputs. Ctrl-C after the lossless part ends it early; before, there is no answer."""
-    explorer.lossless()
+def search(explorer: Explorer, study: Study) -> None:
+    """What changes outputs, until the budget or Ctrl-C ends it."""
     try:
         explorer.lossy(explorer.reserve_seconds())
     except KeyboardInterrupt:

@@ -160,8 +160,13 @@ class Bundle:
         return check_tensors(tensors, self.signature)
 
     def run(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The program's outputs for prepared tensors of any batch size; a fixed batch is filled up and cut again."""
-        return run_batched(self._program, self.signature, tensors)
+        """The program's outputs for prepared tensors of any batch size; a fixed batch is filled up and cut again.
+
+        A program whose result for a sample depends on its company in the batch runs at the batch size that was certified.
+        """
+        company_matters = "batch-dependent" in self.manifest.candidate["facts"]
+        size = self.manifest.to_target().batch_size if company_matters else None
+        return run_batched(self._program, self.signature, tensors, size=size)
 
     def predict(self, inputs: Any) -> dict[str, np.ndarray]:
         """Outputs by name, [N, ...].
@@ -207,10 +212,12 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
 
-def run_batched(program: Program, signature: Signature, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """`program.run` for any number of samples, also where the signature fixes the batch."""
-    size = signature.batch
-    if size is None or free_batch(signature) is signature:
+def run_batched(
+    program: Program, signature: Signature, tensors: Mapping[str, np.ndarray], *, size: int | None = None
+) -> dict[str, np.ndarray]:
+    """`program.run` for any number of samples, also where the signature fixes the batch, or `size` samples at a time."""
+    size = size or signature.batch
+    if size is None or (size == signature.batch and free_batch(signature) is signature):
         return program.run(tensors)
     total = len(next(iter(tensors.values())))
     parts = []

@@ -59,7 +59,7 @@ def call(source: str, folder: Path, *, field: str, what: str = "a value", error:
             return function()
         except HastenError:
             raise
-        except Exception as foreign:
+        except (Exception, SystemExit) as foreign:
             raise error(source, f"must return {what}, but raised {one_line(foreign)}") from foreign
 
 

@@ -52,7 +52,7 @@ class Samples:
         """Itself, or DataError: empty, unequal lengths, NaN or infinity."""
         if not self.inputs or len(self) == 0:
             raise DataError(where, "must hold at least one sample", got="none")
-        lengths = {name: len(values) for name, values in self.inputs.items()}
+        lengths = {name or "inputs": len(values) for name, values in self.inputs.items()}
         if self.labels is not None:
             lengths["labels"] = len(self.labels)
         if len(set(lengths.values())) > 1:
@@ -60,9 +60,9 @@ class Samples:
         for name, values in [*self.inputs.items(), ("labels", self.labels)]:
             if isinstance(values, np.ndarray) and values.dtype.kind == "f" and not np.isfinite(values).all():
                 bad = int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(axis=1)))
-                raise DataError(f"{where}.{name}", "must be finite", got=f"NaN or infinity in sample {bad}")
+                raise DataError(f"{where}.{name}".rstrip("."), "must be finite", got=f"NaN or infinity in sample {bad} (the first is 0)")
             if isinstance(values, np.ndarray) and values.dtype.kind == "O":
-                raise DataError(f"{where}.{name}", "must be numbers", got="an array of objects")
+                raise DataError(f"{where}.{name}".rstrip("."), "must be numbers", got="an array of objects")
         return self
 
     def sample_digests(self) -> list[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..core.job import Job
 from ..core.machine import load_average, this_machine, versions
 from ..core.trial import Fate, Trial
 from . import evidence
-from .certify import Finish, Finisher
+from .certify import Finish
 from .front import Answer, Front, undominated
 from .judge import Judge
 from .study import Study
@@ -28,42 +28,50 @@ _PACKAGES = ("hasten", "numpy", "scipy", "onnx", "onnxruntime", "openvino", "nnc
 _BUSY = 0.15  # share of the machine that others may take before a report says so
 
 
-def write_bundle(
-    job: Job, study: Study, shop: Workshop, judge: Judge, finisher: Finisher, finish: Finish, *, out: Path | None, command: str
-) -> Front:
-    """The front, its answer's bundle written to `out` (or the store)."""
-    finish = _complete(study, judge, finisher, finish)
-    trials = _in_order(study, finish)
-    front = undominated(trials)
-    place = out or shop.store.root / "bundles" / f"{shop.workload.name}-{job.digest()[:8]}"
-    with study.spending("bundle"):
-        study.stage("bundle", "everything that ships, in one folder")
-        answer = finish.answer
-        contents = None if answer is None else _contents(job, study, shop, judge, finish, answer, trials, front, command, place)
-        document = evidence.document(
-            finish, bundle=str(place) if contents else None, report=str(place / "report.html") if contents else None,
-            account=study.closed_account(),
+@dataclass(frozen=True, kw_only=True)
+class Writer:
+    """Writes what is known of a search as a bundle. place: where; command: what repeats the search."""
+
+    job: Job
+    study: Study
+    shop: Workshop
+    judge: Judge
+    place: Path
+    command: str
+
+    def write(self, finish: Finish) -> Front:
+        """The front; its answer's bundle is at `place` afterwards, replacing an earlier one as a whole."""
+        trials = _in_order(self.study, finish)
+        front = undominated(trials)
+        with self.study.spending("bundle"):
+            bundle = None if finish.answer is None else str(self.place)
+            document = evidence.document(finish, bundle=bundle, account=self.study.closed_account())
+            if finish.answer is not None:
+                write(self._contents(finish, finish.answer, trials, front, document), self.place)
+        answer = None if finish.answer is None else Answer(trial=finish.answer, bundle=self.place)
+        return Front(trials=tuple(trials), document=document, answer=answer)
+
+    def _contents(
+        self, finish: Finish, answer: Trial, trials: Sequence[Trial], front: Sequence[Trial], document: Mapping[str, Any]
+    ) -> Contents:
+        shop, workload, judge = self.shop, self.shop.workload, self.judge
+        golden = workload.splits.select.take(np.arange(min(_GOLDEN, len(workload.splits.select))))
+        tensors = {name: np.array(np.load(path, mmap_mode="r")[: len(golden)]) for name, path in shop.tensors("select").items()}
+        lines = evidence.lines(
+            self.job, workload, self.study, finish, trials, front, target=shop.target, run=_run(shop, self.study, self.command),
+            answer=document, metric=judge.metric.name,
         )  # fmt: skip
-        if contents is not None:
-            write(contents, place)
-    return Front(trials=tuple(trials), document=document, answer=None if answer is None else Answer(trial=answer, bundle=place))
-
-
-def _complete(study: Study, judge: Judge, finisher: Finisher, finish: Finish) -> Finish:
-    """The finish with throughputs and the other metrics of what it is about."""
-    told = [t for t in (finish.start, finish.reference, finish.answer) if t is not None]
-    distinct = list({t.id: t for t in told}.values())
-    study.stage("throughput", "samples per second at several batch sizes")
-    known = {t.id: t for t in finisher.throughput(distinct)}
-    if finish.outcomes is not None:  # both were run over the certify split, so their outputs are at hand
-        for trial in (finish.start, finish.answer):
-            if trial is not None:
-                known[trial.id] = known[trial.id].with_(quality=judge.metrics(trial, "certify"))
-    answer = known[finish.answer.id] if finish.answer else None
-    return replace(
-        finish, start=known[finish.start.id], reference=known[finish.reference.id], answer=answer,
-        finalists=tuple(known.get(t.id, t) for t in finish.finalists),
-    )  # fmt: skip
+        if finish.outcomes is not None:
+            pair = judge.judged_outputs(judge.original, "certify"), judge.judged_outputs(answer, "certify")
+            lines += evidence.disagreements(workload, *pair)
+        candidate = answer.candidate
+        return Contents(
+            model=workload.name, answer=document, program=shop.compile(answer.runtime, candidate).folder, runtime=answer.runtime,
+            target=shop.target, candidate=candidate, portable=candidate.path if candidate.floor is Floor.GRAPH else None,
+            preprocess=workload.preprocess, labels=workload.labels, metric=judge.metric.name, output=workload.output,
+            golden=golden, golden_tensors=tensors, golden_outputs=judge.golden(answer, len(golden)), evidence=lines,
+            front=[evidence.trial_line(t, on_front=True) for t in front], limits=self.job.limits.model_dump(mode="json"),
+        )  # fmt: skip
 
 
 def _in_order(study: Study, finish: Finish) -> list[Trial]:
@@ -75,31 +83,6 @@ def _in_order(study: Study, finish: Finish) -> list[Trial]:
         known[finish.answer.id] = finish.answer.with_(fate=Fate.ANSWER)
     first = [finish.start.id, finish.reference.id, *([finish.answer.id] if finish.answer else [])]
     return [known[i] for i in dict.fromkeys([*first, *known])]
-
-
-def _contents(
-    job: Job, study: Study, shop: Workshop, judge: Judge, finish: Finish, answer: Trial,
-    trials: list[Trial], front: list[Trial], command: str, place: Path,
-) -> Contents:  # fmt: skip
-    workload = shop.workload
-    golden = workload.splits.certify.take(np.arange(min(_GOLDEN, len(workload.splits.certify))))
-    tensors = {name: np.array(np.load(path, mmap_mode="r")[: len(golden)]) for name, path in shop.tensors("certify").items()}
-    outputs = judge.golden(answer, len(golden))
-    document = evidence.document(finish, bundle=str(place), report=str(place / "report.html"), account=study.closed_account())
-    lines = evidence.lines(
-        job, workload, study, finish, trials, front, target=shop.target, run=_run(shop, study, command), answer=document,
-        metric=judge.metric.name,
-    )  # fmt: skip
-    if finish.outcomes is not None:
-        pair = judge.judged_outputs(judge.original, "certify"), judge.judged_outputs(answer, "certify")
-        lines += evidence.disagreements(workload, *pair)
-    return Contents(
-        model=workload.name, answer=document, program=shop.compile(answer.runtime, answer.candidate).folder, runtime=answer.runtime,
-        target=shop.target, candidate=answer.candidate, portable=answer.candidate.path if answer.candidate.floor is Floor.GRAPH else None,
-        preprocess=workload.preprocess, labels=workload.labels, metric=judge.metric.name, output=workload.output,
-        golden=golden, golden_tensors=tensors, golden_outputs=outputs, evidence=lines,
-        front=[evidence.trial_line(t, on_front=True) for t in front], limits=job.limits.model_dump(mode="json"),
-    )  # fmt: skip
 
 
 def _run(shop: Workshop, study: Study, command: str) -> Mapping[str, Any]:

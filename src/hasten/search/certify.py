@@ -18,7 +18,7 @@ from ..core.measurement import Interval, Measurement, Verdict
 from ..core.trial import Fate, Trial
 from ..measure.latency import Plan, Race, final_plan
 from ..measure.statistics import noninferiority, ratio_interval
-from .explore import Explored
+from .explore import Explored, speedup
 from .judge import Judge
 from .study import Study
 from .workshop import Workshop
@@ -70,6 +70,17 @@ def choose_finalists(explored: Explored, judge: Judge) -> list[Trial]:
     return [*[t for t in chosen if likely(t)], *[t for t in chosen if not likely(t)]][:MAX_FINALISTS]
 
 
+def provisional(explored: Explored) -> Finish:
+    """What is known before the search has ended: the fastest lossless program is the answer so far."""
+    start, reference = explored.start, explored.reference
+    unknown = Interval(value=float("nan"), low=float("nan"), high=float("nan"))
+    return Finish(
+        verdict="reference", reason="the search has not ended; this is the fastest lossless program so far",
+        start=start, reference=reference, answer=reference, finalists=(),
+        over_start=speedup(start, reference) or unknown, over_lossless=Interval(value=1.0, low=1.0, high=1.0), noise_floor=unknown,
+    )  # fmt: skip
+
+
 class Finisher:
     """Measures the finalists afresh and decides."""
 
@@ -93,6 +104,21 @@ class Finisher:
             verdict=verdict, reason=reason, start=start, reference=reference, answer=answer, finalists=tuple(judged),
             over_start=_ratio(race, start.id, told.id), over_lossless=_ratio(race, reference.id, told.id),
             noise_floor=noise, outcomes=outcomes.get(told.id),
+        )  # fmt: skip
+
+    def complete(self, finish: Finish) -> Finish:
+        """The finish with throughputs, and with every metric of start and answer where they were run over certify."""
+        told = [t for t in (finish.start, finish.reference, finish.answer) if t is not None]
+        self.study.stage("throughput", "samples per second at several batch sizes")
+        known = {t.id: t for t in self.throughput(list({t.id: t for t in told}.values()))}
+        if finish.outcomes is not None:
+            for trial in (finish.start, finish.answer):
+                if trial is not None:
+                    known[trial.id] = known[trial.id].with_(quality=self.judge.metrics(trial, "certify"))
+        return replace(
+            finish, start=known[finish.start.id], reference=known[finish.reference.id],
+            answer=known[finish.answer.id] if finish.answer else None,
+            finalists=tuple(known.get(t.id, t) for t in finish.finalists),
         )  # fmt: skip
 
     def throughput(self, trials: Sequence[Trial]) -> list[Trial]:

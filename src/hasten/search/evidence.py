@@ -22,8 +22,8 @@ _MAX_DISAGREEMENTS = 24
 _THUMBNAIL = 96  # pixels of the long side
 
 
-def document(finish: Finish, *, bundle: str | None, report: str | None, account: Mapping[str, float]) -> dict[str, Any]:
-    """What `--json` prints. Its keys are stable."""
+def document(finish: Finish, *, bundle: str | None, account: Mapping[str, float]) -> dict[str, Any]:
+    """What `--json` prints, before there is a report. Its keys are stable."""
     trial = finish.answer
     answer = None
     if trial is not None:
@@ -45,7 +45,7 @@ def document(finish: Finish, *, bundle: str | None, report: str | None, account:
         "speedup": {"over_start": three(finish.over_start), "over_lossless": three(finish.over_lossless)},
         "drop_points": {"value": 0.0, "low": 0.0, "high": 0.0, "n": 0} if lossless else four(drop),
         "bundle": bundle,
-        "report": report,
+        "report": None,
         "account_seconds": dict(account),
     }
 

@@ -84,14 +84,14 @@ class Explorer:
     def reserve_seconds(self) -> float:
         """What the finish will need: the final race, memory, throughput, and two programs over the certify split.
 
-        At most half of the budget: on a busy machine everything takes long, and a finish without a search is worth little.
+        At most half of what is left: on a busy machine everything takes long, and a finish without a search is worth little.
         """
         blocks = final_plan(self.study.left).blocks
         per_sample = self.judge.seconds_per_sample
         slow, fast = per_sample.get(self.start.id, 0.0), per_sample.get(self.reference.id, 0.0)
         certify = self.judge.num_samples("certify") * (slow + fast)
         estimate = 1.2 * (6 * blocks * self.seconds_per_entrant + 8 * self.seconds_per_entrant + certify) + 5
-        return min(estimate, 0.5 * self.study.budget_seconds)
+        return min(estimate, 0.5 * self.study.left)
 
     def lossless(self) -> None:
         """Every lossless graph on every runtime with every knob; the fastest becomes the reference."""
@@ -111,6 +111,7 @@ class Explorer:
         self.start = next(t for t in raced if t.id == self.start.id)
         self.reference = min(raced, key=self.cost)
         for trial in raced:
+            trial = trial.with_(speedup=speedup(self.reference, trial))
             fate = Fate.START if trial.id == self.start.id else Fate.REFERENCE if trial.id == self.reference.id else Fate.LOST
             reason = trial.reason or ("" if fate is not Fate.LOST else "right, but another lossless program is faster")
             self.study.keep(trial.with_(fate=fate, reason=reason))
@@ -281,11 +282,9 @@ class Explorer:
         base = result.latency.get(self.reference.id)
         timed = []
         for trial in trials:
-            latency = result.latency[trial.id]
-            speedup: Interval | None = None
+            known = trial.measured(result.latency[trial.id], self._size(trial))
             if base is not None:
-                speedup = ratio_interval(base.round_medians(), latency.round_medians())
-            known = trial.measured(latency, self._size(trial)).with_(speedup=speedup)
+                known = known.with_(speedup=speedup(self.reference.measured(base), known))
             if self.profile.objective == "memory":
                 known = known.measured(self.shop.memory(trial))
             timed.append(known)
@@ -308,6 +307,12 @@ class Explorer:
     def _cost_text(self, trial: Trial) -> str:
         cost = self.cost(trial)
         return format_seconds(cost) if self.profile.objective in ("latency", "throughput") else f"{cost / 1e6:.2f} MB"
+
+
+def speedup(over: Trial, trial: Trial) -> Interval | None:
+    """How many times faster a trial is than another one, from the race that both ran in last."""
+    base, ours = over.latest("latency"), trial.latest("latency")
+    return ratio_interval(base.round_medians(), ours.round_medians()) if base is not None and ours is not None else None
 
 
 def _named(space: Space, name: str) -> type[Technique] | None:

@@ -121,8 +121,8 @@ class Judge:
         return {m.name: m.value(m.outcomes(ours, right, labels)) for m in every}
 
     def golden(self, trial: Trial, count: int) -> dict[str, np.ndarray]:
-        """What the trial gives for the first `count` samples of the certify split, all outputs."""
-        return self._outputs(trial, "certify", 0, count)
+        """What the trial gives for the first `count` samples of the select split, all outputs."""
+        return self._outputs(trial, "select", 0, count)
 
     def _growing(self, trial: Trial, split: SplitName, stops: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         labels, name = self.shop.workload.splits[split].labels, self.shop.workload.output

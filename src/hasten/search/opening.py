@@ -146,6 +146,8 @@ def _loader(job: Job) -> Loader:
 def _example(samples: Samples, preprocess: ImagePreprocess | None) -> dict[str, np.ndarray]:
     few = samples.take(np.arange(min(_EXAMPLE, len(samples))))
     if preprocess is None:
+        if not all(isinstance(values, np.ndarray) for values in few.inputs.values()):
+            raise DataError("data.preprocess", "must be given, since the data are pictures", hint="`hasten show job` lists its keys")
         return {name: np.asarray(values) for name, values in few.inputs.items()}
     if len(few.inputs) != 1:
         raise DataError("data.preprocess", "is for data with one input, pictures", got=", ".join(few.inputs))
