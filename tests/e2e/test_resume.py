@@ -56,7 +56,7 @@ def finished(steps: Steps) -> Counter[str]:
 
 def killed_after(count: int, folder: Path, store: Path) -> Steps:
     """The journal of a search that was killed with all its process group once `count` steps were finished."""
-    process = search(folder, store, techniques="[]", budget="10s")
+    process = search(folder, store, techniques="[]", budget="100s")
     assert process.stderr is not None
     for _ in process.stderr:  # it says something before each step
         if len(finished(Store(store).journal())) >= count:
@@ -74,14 +74,14 @@ def killed_after(count: int, folder: Path, store: Path) -> Steps:
 def test_a_killed_search_goes_on_and_repeats_nothing(count: int, folder: Path, tmp_path: Path) -> None:
     before = killed_after(count, folder, tmp_path)
     assert len(finished(before)) >= count
-    document = answered(search(folder, tmp_path, techniques="[]", budget="10s"))
+    document = answered(search(folder, tmp_path, techniques="[]", budget="100s"))
     assert document["answer"]["recipe"] in ([], ["simplify"])  # equally fast
     assert document["answer"]["runtime"].startswith("onnxruntime")  # by far the fastest for a net that small
     after = Store(tmp_path).journal()[len(before) :]
     assert not {step["key"] for step in after if step["event"] == "start"} & set(finished(before))
     assert set(finished([*before, *after]).values()) == {1}
 
-    again = answered(search(folder, tmp_path, techniques="[]", budget="10s"))
+    again = answered(search(folder, tmp_path, techniques="[]", budget="100s"))
     assert again["answer"] == document["answer"]
     assert again["speedup"] == document["speedup"]
     assert Store(tmp_path).journal() == [*before, *after], "a finished search does nothing again"
@@ -101,7 +101,7 @@ def test_an_interrupted_search_answers_with_what_it_knows(folder: Path, tmp_path
 
 
 def test_an_interrupt_before_there_is_an_answer_ends_it(folder: Path, tmp_path: Path) -> None:
-    process = search(folder, tmp_path, techniques="[]", budget="10s")
+    process = search(folder, tmp_path, techniques="[]", budget="100s")
     assert process.stderr is not None
     for line in process.stderr:
         if "== lossless" in line:

@@ -60,6 +60,11 @@ def add_plugin(path: Path) -> None:
         os.environ[_PLUGINS] = os.pathsep.join([*known, str(path)])
 
 
+def load_plugins() -> None:
+    """Import the plug-ins that the parent process knows, so that what is pickled there can be unpickled here. Raises JobError."""
+    _plugin_modules()
+
+
 def _builtin(folder: str) -> list[ModuleType]:
     package = importlib.import_module(f"hasten.{folder}")
     names = sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))

@@ -48,6 +48,18 @@ class StoredFailure(HastenError):
     exit_code = 3
 
 
+class DiskFull(NotPossibleHere):
+    """The disk of the store is full: no fault of the step, so that it is not kept as its failure."""
+
+    def __init__(self) -> None:
+        super().__init__("store", "needs space on the disk, which is full", hint="Free some, or set HASTEN_STORE to another disk")
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether `error` says that no space is left."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 class Store:
     """A folder of finished steps, safe against kill -9: a step is there as a whole or not at all."""
 
@@ -89,6 +101,8 @@ class Store:
                     failure = error
                     if error.cause not in ("timeout", "memory"):
                         self._keep(temporary, folder, kind, identity, failure=_describe(error), seconds=time.perf_counter() - began)
+                except DiskFull as error:
+                    failure = error
                 except HastenError as error:
                     failure = error
                     self._keep(temporary, folder, kind, identity, failure=_describe(error), seconds=time.perf_counter() - began)
@@ -157,10 +171,8 @@ def _disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NotPossibleHere(
-                "store", "needs space on the disk, which is full", hint="Free some, or set HASTEN_STORE to another disk"
-            ) from None
+        if is_disk_full(error):
+            raise DiskFull from None
         raise
 
 

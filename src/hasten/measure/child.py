@@ -11,6 +11,7 @@ import traceback
 from multiprocessing.connection import Connection
 
 from hasten.core.errors import HastenError
+from hasten.core.registry import load_plugins
 from hasten.measure.worker import State, foreign
 
 _PR_SET_PDEATHSIG = 1
@@ -35,6 +36,7 @@ def main(read: int, write: int, parent: int) -> None:
 def _answer(message: bytes, state: State) -> bytes:
     name = "worker"
     try:
+        load_plugins()
         function, args, kwargs = pickle.loads(message)  # noqa: S301 (our own parent wrote it)
         name = function.__name__
         return pickle.dumps((True, function(state, *args, **kwargs)))

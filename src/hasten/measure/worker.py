@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..core.errors import HastenError, WorkerError
+from ..core.store import DiskFull, is_disk_full
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -140,6 +141,8 @@ def resident_bytes(pid: int) -> int:
 
 def foreign(error: BaseException, name: str) -> HastenError:
     """A foreign exception as ours: one line with its type and first line of text."""
+    if is_disk_full(error):
+        return DiskFull()
     text = (str(error).strip().splitlines() or [""])[0][:300]
     cause: WorkerError.Cause = "memory" if isinstance(error, MemoryError) else "error"
     return WorkerError(name, f"raised {type(error).__name__}: {text}", cause=cause)

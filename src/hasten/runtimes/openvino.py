@@ -25,7 +25,7 @@ _LACKING = r"(?:No conversion rule found for operations?|not supported operation
 class OpenVino(Runtime):
     """OpenVINO, CPU plug-in, float32 where the model says float32.
 
-    A graph of fixed batch size runs up to a quarter faster than one of free batch size, so the program is specialised for the
+    A graph of fixed batch size ran about a tenth faster than one of free batch size, so the program is specialised for the
     target's batch; other batch sizes are served by a general twin, which is compiled when the first one comes.
     """
 

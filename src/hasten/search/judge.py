@@ -17,6 +17,8 @@ from ..measure.sequential import Sequential, looks
 from .opening import output_spec
 from .workshop import Evaluator, Workshop
 
+_ORIGINAL_BATCH = 32  # samples a call of the original, whose outputs define right at any batch size
+
 PARITY = 1e-4
 """Lossless means: no output differs by more than this, relative to the largest output (or 1)."""
 
@@ -140,7 +142,9 @@ class Judge:
         key = (trial.id, split)
         if key not in self._evaluators:
             self._close_idle(keep=key)
-            self._evaluators[key] = self.shop.evaluator(trial, split)
+            # What ships is judged as it will be called: runtimes round differently for other batch sizes.
+            batch_size = _ORIGINAL_BATCH if trial.id == self.original.id else self.shop.target.batch_size
+            self._evaluators[key] = self.shop.evaluator(trial, split, batch_size)
         outputs = self._evaluators[key].outputs(start, stop)
         self.seconds_per_sample[trial.id] = self._evaluators[key].seconds_per_sample
         return outputs

@@ -134,9 +134,9 @@ class Workshop:
             where=self.where(),
         )  # fmt: skip
 
-    def evaluator(self, trial: Trial, split: SplitName) -> Evaluator:
-        """Runs the trial's program over a split, piece by piece."""
-        return Evaluator(self, trial, split)
+    def evaluator(self, trial: Trial, split: SplitName, batch_size: int) -> Evaluator:
+        """Runs the trial's program over a split, piece by piece, `batch_size` samples a call (a fixed batch wins)."""
+        return Evaluator(self, trial, split, batch_size)
 
     def where(self) -> dict[str, Any]:
         """Where measurements of this search are taken."""
@@ -167,35 +167,32 @@ class Workshop:
             values = samples.inputs[""] if "" in samples.inputs and len(specs) == 1 else samples.inputs.get(spec.name)
             if values is None:
                 raise DataError("data", f"must hold the model's input {spec.name!r}", got=", ".join(samples.inputs))
-            target = None
-            for at in range(0, len(samples), _CHUNK):
-                raw = values[at : at + _CHUNK]
-                chunk = preprocessed(preprocess, raw, samples, at) if preprocess else np.asarray(raw)
-                if problem := spec.problem(chunk if spec.shape[:1] == (None,) else chunk[: spec.shape[0]]):
-                    raise DataError(f"data input {spec.name!r}", problem)
-                if target is None:
-                    shape = (len(samples), *chunk.shape[1:])
-                    target = np.lib.format.open_memmap(folder / f"{number}.npy", mode="w+", dtype=np.dtype(spec.dtype), shape=shape)
-                if chunk.shape[1:] != target.shape[1:]:
-                    raise DataError(
-                        f"data input {spec.name!r}", f"must have one shape {target.shape[1:]} for all samples", got=chunk.shape[1:]
-                    )
-                target[at : at + len(chunk)] = chunk
-            assert target is not None
-            target.flush()
+            with (folder / f"{number}.npy").open("wb") as file:  # not mapped: a full disk must be an error, not SIGBUS
+                row: tuple[int, ...] | None = None
+                for at in range(0, len(samples), _CHUNK):
+                    raw = values[at : at + _CHUNK]
+                    chunk = preprocessed(preprocess, raw, samples, at) if preprocess else np.asarray(raw)
+                    if problem := spec.problem(chunk if spec.shape[:1] == (None,) else chunk[: spec.shape[0]]):
+                        raise DataError(f"data input {spec.name!r}", problem)
+                    if row is None:
+                        row = chunk.shape[1:]
+                        descr = np.lib.format.dtype_to_descr(np.dtype(spec.dtype))
+                        header = {"descr": descr, "fortran_order": False, "shape": (len(samples), *row)}
+                        np.lib.format.write_array_header_2_0(file, header)
+                    if chunk.shape[1:] != row:
+                        raise DataError(f"data input {spec.name!r}", f"must have one shape {row} for all samples", got=chunk.shape[1:])
+                    file.write(np.ascontiguousarray(chunk, dtype=spec.dtype).tobytes())
         return {"samples": len(samples)}
 
 
 class Evaluator:
     """Outputs of one program over one split, computed on demand and kept. The child starts when it is first needed."""
 
-    def __init__(self, workshop: Workshop, trial: Trial, split: SplitName) -> None:
+    def __init__(self, workshop: Workshop, trial: Trial, split: SplitName, batch_size: int) -> None:
         self._shop, self._trial, self._split = workshop, trial, split
         self._worker: Worker | None = None
         self.seconds_per_sample = 0.0
-        signature = trial.candidate.signature
-        batch_matters = "batch-dependent" in trial.candidate.facts
-        self.batch_size = signature.batch or (workshop.target.batch_size if batch_matters else 32)
+        self.batch_size = trial.candidate.signature.batch or batch_size
 
     def __enter__(self) -> Evaluator:
         return self

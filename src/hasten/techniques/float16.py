@@ -20,7 +20,7 @@ _LARGEST = 65504.0  # the largest finite float16
 class Float16(Technique):
     """Weights stored as float16 (11 significant bits) and widened when the model is loaded.
 
-    Every runtime folds the widening away, so speed and memory stay those of float32, on any machine.
+    ONNX Runtime and OpenVINO fold the widening away at load, so the speed stays that of float32, whatever the processor has.
     """
 
     name: ClassVar[str] = "float16"

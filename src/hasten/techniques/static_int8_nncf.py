@@ -28,11 +28,11 @@ class StaticInt8Nncf(Technique):
     calibration: str = option(
         "minmax",
         "How an activation's range is chosen: minmax (over all samples), or default (NNCF's own: each sample's extremes, averaged, "
-        "which cuts off what is rare and costs up to 13 dB).",
+        "which cuts off what is rare: a ResNet-20 kept 21 dB with it and 32 with minmax).",
     )
     bias_correction: bool = option(
         False,
-        "Shift biases by the mean error that quantisation brings (fast variant). Helps deep nets, hurts small ones.",
+        "Shift biases by the mean error of quantisation (fast variant). Of two networks tried, one gained 1 dB by it and one lost 7.",
         choices=(False, True),
     )
     preset: str = option("performance", "performance (symmetric grids) or mixed (asymmetric activations where their values are).")
