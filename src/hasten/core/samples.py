@@ -60,7 +60,7 @@ class Samples:
         for name, values in [*self.inputs.items(), ("labels", self.labels)]:
             if isinstance(values, np.ndarray) and values.dtype.kind == "f" and not np.isfinite(values).all():
                 bad = int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(axis=1)))
-                raise DataError(f"{where}.{name}".rstrip("."), "must be finite", got=f"NaN or infinity in sample {bad} (the first is 0)")
+                raise DataError(f"{where}.{name}".rstrip("."), "must be finite", got=f"NaN or infinity in sample {bad}")
             if isinstance(values, np.ndarray) and values.dtype.kind == "O":
                 raise DataError(f"{where}.{name}".rstrip("."), "must be numbers", got="an array of objects")
         return self

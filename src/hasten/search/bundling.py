@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..bundle.manifest import is_bundle
 from ..bundle.write import Contents, write
 from ..core.candidate import Floor
 from ..core.errors import HastenError
@@ -40,7 +42,10 @@ class Writer:
     command: str
 
     def write(self, finish: Finish) -> Front:
-        """The front; its answer's bundle is at `place` afterwards, replacing an earlier one as a whole."""
+        """The front; its answer's bundle is at `place` afterwards, replacing an earlier one as a whole.
+
+        Without an answer what was written while the search went on is removed: it does not keep the limits.
+        """
         trials = _in_order(self.study, finish)
         front = undominated(trials)
         with self.study.spending("bundle"):
@@ -48,6 +53,8 @@ class Writer:
             document = evidence.document(finish, bundle=bundle, account=self.study.closed_account())
             if finish.answer is not None:
                 write(self._contents(finish, finish.answer, trials, front, document), self.place)
+            elif is_bundle(self.place):
+                shutil.rmtree(self.place)
         answer = None if finish.answer is None else Answer(trial=finish.answer, bundle=self.place)
         return Front(trials=tuple(trials), document=document, answer=answer)
 
