@@ -91,7 +91,9 @@ class Finisher:
     def finish(self, explored: Explored) -> Finish:
         """The answer. Raises HastenError where the final measurements themselves fail."""
         finalists = choose_finalists(explored, self.judge)
-        race = self._final_race([explored.start, explored.reference, *finalists], explored.reference)
+        race, failed = self._final_race([explored.start, explored.reference, *finalists], explored.reference)
+        broken = [t.with_(fate=Fate.FAILED, reason=failed[t.id]) for t in finalists if t.id in failed]
+        finalists = [t for t in finalists if t.id not in failed]
         noise = _ratio(race, explored.reference.id, _TWIN)
         self.study.learn(f"A/A: the reference against itself gives {noise.value:.3f} ({noise.low:.3f} to {noise.high:.3f}).")
         start, reference = (self._with_costs(t, race) for t in (explored.start, explored.reference))
@@ -101,7 +103,7 @@ class Finisher:
         answer, verdict, reason = self._decide(judged, reference)
         told = answer or reference
         return Finish(
-            verdict=verdict, reason=reason, start=start, reference=reference, answer=answer, finalists=tuple(judged),
+            verdict=verdict, reason=reason, start=start, reference=reference, answer=answer, finalists=(*judged, *broken),
             over_start=_ratio(race, start.id, told.id), over_lossless=_ratio(race, reference.id, told.id),
             noise_floor=noise, outcomes=outcomes.get(told.id),
         )  # fmt: skip
@@ -141,12 +143,13 @@ class Finisher:
                 known[key] = known[key].measured(_as_throughput(race.latency[key], batch))
         return [known[t.id] for t in trials]
 
-    def _final_race(self, trials: Sequence[Trial], reference: Trial) -> Race:
+    def _final_race(self, trials: Sequence[Trial], reference: Trial) -> tuple[Race, dict[str, str]]:
         distinct = list({t.id: t for t in trials}.values())
         plan = final_plan(self.study.left)
         self.study.stage("final race", "fresh processes and fresh measurements, the reference twice to know the noise")
         self.study.decide(f"final race of {len(distinct)} programs and a twin", f"{plan.blocks} sets of fresh processes")
-        return self.shop.race(distinct, plan, twin_of=reference, label="final")
+        needed = {t.id for t in trials[:2]}
+        return self.shop.race_survivors(distinct, plan, needed=needed, twin_of=reference, label="final")
 
     def _with_costs(self, trial: Trial, race: Race) -> Trial:
         self.study.decide(f"peak memory of {trial.text}", "in a process that does nothing else")

@@ -277,14 +277,12 @@ class Explorer:
         self.study.decide(f"timing {len(trials)} programs", "interleaved, so that a slow minute hits all alike")
         batch = self._timed_batch()
         began = self.study.elapsed
-        try:
-            result = self.shop.race(trials, _QUICK, batch_size=batch, label=label)
-        except HastenError as error:  # the name of a worker in a race ends with its trial's id
-            guilty = next((t for t in trials if t.id in str(error) and t.id not in (self.start.id, self.reference.id)), None)
-            if guilty is None:
-                raise
-            self._failed(guilty, str(error))
-            return self._time([t for t in trials if t.id != guilty.id], label)
+        needed = {self.start.id, self.reference.id}
+        result, failed = self.shop.race_survivors(trials, _QUICK, needed=needed, batch_size=batch, label=label)
+        for trial in trials:
+            if trial.id in failed:
+                self._failed(trial, failed[trial.id])
+        trials = [t for t in trials if t.id not in failed]
         self.seconds_per_entrant = max(self.seconds_per_entrant, (self.study.elapsed - began) / len(trials))
         base = result.latency.get(self.reference.id)
         timed = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from ..core.candidate import Candidate
 from ..core.digest import digest_json, digest_path
-from ..core.errors import DataError
+from ..core.errors import DataError, HastenError
 from ..core.machine import load_average, this_machine
 from ..core.measurement import Measurement
 from ..core.preprocess import ImagePreprocess
@@ -110,6 +110,22 @@ class Workshop:
             result = Race.from_json(self.store.step("race", identity, work).value)
         self.study.busiest = max(self.study.busiest, result.others_busy or 0.0)
         return result
+
+    def race_survivors(
+        self, trials: Sequence[Trial], plan: Plan, *, needed: Collection[str], batch_size: int | None = None,
+        twin_of: Trial | None = None, label: str,
+    ) -> tuple[Race, dict[str, str]]:  # fmt: skip
+        """`race` without the trials that crash in it, and why they did, by id. Raises what a trial in `needed` raises."""
+        failed: dict[str, str] = {}
+        while True:
+            running = [t for t in trials if t.id not in failed]
+            try:
+                return self.race(running, plan, batch_size=batch_size, twin_of=twin_of, label=label), failed
+            except HastenError as error:  # the name of a worker in a race ends with its trial's id
+                guilty = next((t.id for t in running if t.id in str(error) and t.id not in needed), None)
+                if guilty is None:
+                    raise
+                failed[guilty] = str(error)
 
     def memory(self, trial: Trial) -> Measurement:
         """Peak memory of a process that only loads and runs the program, less the same process before it."""
