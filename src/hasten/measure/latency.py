@@ -51,7 +51,8 @@ class Plan:
 
 
 def final_plan(budget_seconds: float) -> Plan:
-    """Five sets of fresh processes where that many seconds are left, three where they are few."""
+    """Five sets of fresh processes, three where the budget is short. Of the budget and not of what is left: a resumed search
+    must meet the same plan."""
     return Plan(blocks=5 if budget_seconds >= 90 else 3, rounds=6, slice_seconds=0.06, seed=1)
 
 

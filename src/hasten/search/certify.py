@@ -145,7 +145,7 @@ class Finisher:
 
     def _final_race(self, trials: Sequence[Trial], reference: Trial) -> tuple[Race, dict[str, str]]:
         distinct = list({t.id: t for t in trials}.values())
-        plan = final_plan(self.study.left)
+        plan = final_plan(self.study.budget_seconds)
         self.study.stage("final race", "fresh processes and fresh measurements, the reference twice to know the noise")
         self.study.decide(f"final race of {len(distinct)} programs and a twin", f"{plan.blocks} sets of fresh processes")
         needed = {t.id for t in trials[:2]}

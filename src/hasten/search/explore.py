@@ -86,7 +86,7 @@ class Explorer:
 
         At most half of what is left: on a busy machine everything takes long, and a finish without a search is worth little.
         """
-        blocks = final_plan(self.study.left).blocks
+        blocks = final_plan(self.study.budget_seconds).blocks
         per_sample = self.judge.seconds_per_sample
         slow, fast = per_sample.get(self.start.id, 0.0), per_sample.get(self.reference.id, 0.0)
         certify = self.judge.num_samples("certify") * (slow + fast)
@@ -109,12 +109,14 @@ class Explorer:
         good = [t for t in trials.values() if t.id == self.start.id or self._has_parity(t)]
         raced = self._time(good, "lossless")
         self.start = next(t for t in raced if t.id == self.start.id)
-        self.reference = min(raced, key=self.cost)
+        self.reference = self._fastest(raced)
         for trial in raced:
             trial = trial.with_(speedup=speedup(self.reference, trial))
             fate = Fate.START if trial.id == self.start.id else Fate.REFERENCE if trial.id == self.reference.id else Fate.LOST
             reason = trial.reason or ("" if fate is not Fate.LOST else "right, but another lossless program is faster")
-            self.study.keep(trial.with_(fate=fate, reason=reason))
+            kept = self.study.keep(trial.with_(fate=fate, reason=reason))
+            if kept.id == self.reference.id:
+                self.reference = kept
         self._learn_knobs(raced)
         self.study.learn(f"the fastest lossless program is {self.reference.text}: {self._cost_text(self.reference)}")
         self.study.observer.best(f"{self.reference.text}, lossless")
@@ -271,6 +273,17 @@ class Explorer:
         if self.profile.objective in ("latency", "throughput"):
             return trial.speedup is not None and trial.speedup.low > 1
         return self.cost(trial) < 0.98 * self.cost(self.reference)
+
+    def _fastest(self, raced: Sequence[Trial]) -> Trial:
+        """The trial of least cost. Of those that are as good within the noise and 3 %, the one with the fewest steps and knobs,
+        so that a repeated search names the same one."""
+        best = min(raced, key=self.cost)
+
+        def tied(trial: Trial) -> bool:
+            ratio = speedup(best, trial)
+            return self.cost(trial) <= 1.03 * self.cost(best) and (ratio is None or ratio.high >= 1)
+
+        return min((t for t in raced if tied(t)), key=lambda t: (len(t.candidate.lineage), len(t.runtime.options()), t.text))
 
     def _time(self, trials: Sequence[Trial], label: str) -> list[Trial]:
         """The trials with what the objective needs measured, against the reference where it takes part."""

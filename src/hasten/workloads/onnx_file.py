@@ -110,7 +110,12 @@ def _spec(source: str, value: Any) -> TensorSpec:
 
 def _sizes(value: Any) -> list[int | None]:
     """The length of each axis as the graph declares it; None where it is free."""
-    return [dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim]
+    return [dim.dim_value if _is_fixed(dim) else None for dim in value.type.tensor_type.shape.dim]
+
+
+def _is_fixed(dim: Any) -> bool:
+    """Some converters write -1 for an axis of any length."""
+    return dim.HasField("dim_value") and dim.dim_value >= 0
 
 
 def _bind(example: Arrays, names: list[str]) -> dict[str, np.ndarray]:
@@ -148,9 +153,9 @@ def _with_batch(model: Any, batch: int | None) -> Any:
     free = next(name for name in ("N", "batch", "batch_axis") if name not in used)
     for value in [*_free_inputs(copy), *copy.graph.output]:
         dims = value.type.tensor_type.shape.dim
-        if batch is not None and dims and not dims[0].HasField("dim_value"):
+        if batch is not None and dims and not _is_fixed(dims[0]):
             dims[0].dim_value = batch
-        elif batch is None and dims and dims[0].dim_value == 1:
+        elif batch is None and dims and (dims[0].dim_value == 1 or not _is_fixed(dims[0])):
             dims[0].dim_param = free
     del copy.graph.value_info[:]
     return copy
