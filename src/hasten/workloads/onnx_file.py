@@ -115,7 +115,7 @@ def _sizes(value: Any) -> list[int | None]:
 
 def _is_fixed(dim: Any) -> bool:
     """Some converters write -1 for an axis of any length."""
-    return dim.HasField("dim_value") and dim.dim_value >= 0
+    return bool(dim.HasField("dim_value") and dim.dim_value >= 0)
 
 
 def _bind(example: Arrays, names: list[str]) -> dict[str, np.ndarray]:
