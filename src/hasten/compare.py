@@ -28,7 +28,7 @@ from .search.observer import Observer
 from .search.opening import read_splits
 
 _BLOCKS = 3
-_ROUNDS = 8
+_SLICE_SECONDS = 0.02
 _BUSY = 0.15
 
 
@@ -72,9 +72,9 @@ def bench(
             )
         entrants.append(replace(entrants[0], key="twin"))
         observer.stage("timing", f"{len(subjects)} programs and a twin of the first, in turn")
-        share = seconds / (_BLOCKS * _ROUNDS * len(entrants))
+        rounds = max(5, round(seconds / (_BLOCKS * len(entrants) * _SLICE_SECONDS)))
         result = race(
-            entrants, Plan(blocks=_BLOCKS, rounds=_ROUNDS, slice_seconds=share), where={"machine": this_machine().id},
+            entrants, Plan(blocks=_BLOCKS, rounds=rounds, slice_seconds=_SLICE_SECONDS, block_seconds=seconds / _BLOCKS), where={"machine": this_machine().id},
             progress=lambda fraction: observer.trying("timing", "", fraction),
         )  # fmt: skip
         return {

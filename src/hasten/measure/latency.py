@@ -40,11 +40,17 @@ class Entrant:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How long a race is. rounds: per block; slice_seconds: of timed runs per entrant and round, at least min_runs."""
+    """How long a race is.
+
+    rounds: per block; slice_seconds: of timed runs per entrant and round, at least min_runs. Many short slices rather than
+    few long ones: a shared machine changes its speed within seconds, and what runs close together meets the same speed.
+    block_seconds: slow programs get fewer rounds (at least 5), so that a block takes about so long.
+    """
 
     blocks: int = 1
-    rounds: int = 8
-    slice_seconds: float = 0.06
+    rounds: int = 16
+    slice_seconds: float = 0.02
+    block_seconds: float = 12.0
     min_runs: int = 3
     warm_up_seconds: float = 2.0
     seed: int = 0
@@ -53,7 +59,7 @@ class Plan:
 def final_plan(budget_seconds: float) -> Plan:
     """Five sets of fresh processes, three where the budget is short. Of the budget and not of what is left: a resumed search
     must meet the same plan."""
-    return Plan(blocks=5 if budget_seconds >= 90 else 3, rounds=6, slice_seconds=0.06, seed=1)
+    return Plan(blocks=5 if budget_seconds >= 90 else 3, rounds=20, seed=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +94,7 @@ def race(entrants: Sequence[Entrant], plan: Plan, *, where: Mapping[str, Any], p
     warmth: dict[str, list[dict[str, float]]] = {e.key: [] for e in entrants}
     rng = np.random.default_rng(plan.seed)
     blocks: list[int] = []
+    rounds = plan.rounds
     idle = _IdleMeter()
     for block in range(plan.blocks):
         runners: dict[str, Worker] = {}
@@ -96,7 +103,9 @@ def race(entrants: Sequence[Entrant], plan: Plan, *, where: Mapping[str, Any], p
                 runners[entrants[index].key] = start(entrants[index])
             for entrant in entrants:
                 warmth[entrant.key].append(runners[entrant.key].call(tasks.warm_up, plan.warm_up_seconds))
-            for _ in range(plan.rounds):
+            if block == 0:
+                rounds = _affordable_rounds(plan, [warmth[e.key][0]["best"] for e in entrants])
+            for _ in range(rounds):
                 idle.begin(w.pid for w in runners.values())
                 for index in rng.permutation(len(entrants)):
                     key = entrants[index].key
@@ -107,7 +116,7 @@ def race(entrants: Sequence[Entrant], plan: Plan, *, where: Mapping[str, Any], p
                 idle.end(w.pid for w in runners.values())
                 blocks.append(block)
                 if progress:
-                    progress(len(blocks) / (plan.blocks * plan.rounds))
+                    progress(len(blocks) / (plan.blocks * rounds))
         finally:
             for runner in runners.values():
                 runner.close()
@@ -123,7 +132,7 @@ def race(entrants: Sequence[Entrant], plan: Plan, *, where: Mapping[str, Any], p
                 "how": "interleaved rounds of wall-clock timed calls, each program in a process of its own",
                 "blocks": plan.blocks,
                 "block_of_round": blocks,
-                "rounds": plan.rounds,
+                "rounds": rounds,
                 "slice_seconds": plan.slice_seconds,
                 "batch_size": e.batch_size,
                 "threads": e.runtime.num_threads(e.target),
@@ -135,6 +144,12 @@ def race(entrants: Sequence[Entrant], plan: Plan, *, where: Mapping[str, Any], p
         for e in entrants
     }
     return Race(latency=latency, block_of_round=tuple(blocks), others_busy=others)
+
+
+def _affordable_rounds(plan: Plan, best_seconds: Sequence[float]) -> int:
+    # each slice starts with a run that is not counted
+    one_round = sum(max(plan.slice_seconds + best, (plan.min_runs + 1) * best) for best in best_seconds)
+    return max(min(5, plan.rounds), min(plan.rounds, round(plan.block_seconds / one_round)))
 
 
 def start(entrant: Entrant) -> Worker:

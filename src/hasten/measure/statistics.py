@@ -168,8 +168,8 @@ def ratio_interval(a: np.ndarray, b: np.ndarray, *, blocks: np.ndarray | None = 
     """The ratio a/b with its two-sided interval, from paired positive numbers, one pair for each interleaved round [N].
 
     The geometric mean of the round ratios and Student's t on their logarithms. blocks [N]: the process incarnation of each
-    round; rounds of one process share their luck (memory layout, placement), so with two blocks or more the block means are
-    the observations, which holds the variance within and between blocks. Otherwise the rounds are, and
+    round; rounds of one process share their luck (memory layout, placement), so with two blocks or more the block medians
+    are the observations, which holds the variance within and between blocks. Otherwise the rounds are, and
     their number is cut by their lag-1 autocorrelation. n: observations. Pairs that are not positive
     and finite are left out; with fewer than two observations the bounds are 0 and infinity.
     """
@@ -178,7 +178,7 @@ def ratio_interval(a: np.ndarray, b: np.ndarray, *, blocks: np.ndarray | None = 
     logs = np.log(a[good] / b[good])
     effective = 0.0
     if blocks is not None and len(names := np.unique(np.asarray(blocks)[good])) > 1:
-        logs = np.array([logs[np.asarray(blocks)[good] == name].mean() for name in names])
+        logs = np.array([np.median(logs[np.asarray(blocks)[good] == name]) for name in names])
         effective = len(logs)
     n = len(logs)
     if n == 0:

@@ -25,7 +25,7 @@ from .workshop import Workshop
 
 MAX_FINALISTS = 3
 ALPHA = 0.05
-_THROUGHPUT = Plan(blocks=1, rounds=6, slice_seconds=0.08, min_runs=2)
+_THROUGHPUT = Plan(rounds=10, min_runs=1)
 _BATCHES = (1, 4, 16, 64)
 _TWIN = "twin"
 

@@ -24,7 +24,7 @@ from .space import Space, rounds_of_variants
 from .study import Study
 from .workshop import Workshop
 
-_QUICK = Plan(blocks=1, rounds=8, slice_seconds=0.05)
+_QUICK = Plan()
 _THROUGHPUT_BATCH = 16
 
 
