@@ -73,9 +73,9 @@ def bench(
         entrants.append(replace(entrants[0], key="twin"))
         observer.stage("timing", f"{len(subjects)} programs and a twin of the first, in turn")
         rounds = max(5, round(seconds / (_BLOCKS * len(entrants) * _SLICE_SECONDS)))
+        plan = Plan(blocks=_BLOCKS, rounds=rounds, slice_seconds=_SLICE_SECONDS, block_seconds=seconds / _BLOCKS)
         result = race(
-            entrants, Plan(blocks=_BLOCKS, rounds=rounds, slice_seconds=_SLICE_SECONDS, block_seconds=seconds / _BLOCKS), where={"machine": this_machine().id},
-            progress=lambda fraction: observer.trying("timing", "", fraction),
+            entrants, plan, where={"machine": this_machine().id}, progress=lambda fraction: observer.trying("timing", "", fraction)
         )  # fmt: skip
         return {
             "rows": [_row(s, result, str(n)) for n, s in enumerate(subjects)],
