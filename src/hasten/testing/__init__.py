@@ -16,5 +16,20 @@ from ._options import check_fits_imports_nothing as check_fits_imports_nothing
 from ._options import check_options as check_options
 from ._runtime import RuntimeSuite as RuntimeSuite
 from ._technique import TechniqueSuite as TechniqueSuite
+from ._workload import LoaderSuite as LoaderSuite
+from ._workload import Original as Original
+from ._workload import ReaderSuite as ReaderSuite
+from ._workload import Source as Source
 
-__all__ = ["ReferenceModel", "RuntimeSuite", "TechniqueSuite", "check_fits_imports_nothing", "check_options", "reference_model"]
+__all__ = [
+    "LoaderSuite",
+    "Original",
+    "ReaderSuite",
+    "ReferenceModel",
+    "RuntimeSuite",
+    "Source",
+    "TechniqueSuite",
+    "check_fits_imports_nothing",
+    "check_options",
+    "reference_model",
+]
