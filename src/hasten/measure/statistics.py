@@ -167,10 +167,11 @@ def needed_for_width(drop: Interval, limit: float, alpha: float) -> int | None:
 def ratio_interval(a: np.ndarray, b: np.ndarray, *, blocks: np.ndarray | None = None, level: float = 0.95) -> Interval:
     """The ratio a/b with its two-sided interval, from paired positive numbers, one pair for each interleaved round [N].
 
-    The geometric mean of the round ratios and Student's t on their logarithms. blocks [N]: the process incarnation of each
-    round; rounds of one process share their luck (memory layout, placement), so with two blocks or more the block medians
-    are the observations, which holds the variance within and between blocks. Otherwise the rounds are, and
-    their number is cut by their lag-1 autocorrelation. n: observations. Pairs that are not positive
+    blocks [N]: the process incarnation of each round; rounds of one process share their luck (memory layout, placement), so
+    with two blocks or more the logarithms of the block medians are the observations, and Student's t over them holds the
+    variance within and between blocks. Otherwise the rounds are the observations: their median, with order statistics as bounds
+    (as Measurement.interval; a round in which something else woke up does not widen it), and their
+    number is cut by their lag-1 autocorrelation. n: observations. Pairs that are not positive
     and finite are left out; with fewer than two observations the bounds are 0 and infinity.
     """
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
@@ -183,12 +184,24 @@ def ratio_interval(a: np.ndarray, b: np.ndarray, *, blocks: np.ndarray | None = 
     n = len(logs)
     if n == 0:
         return Interval(value=math.nan, low=math.nan, high=math.nan, level=level, n=0)
-    center = float(logs.mean())
     if n == 1:
-        return Interval(value=math.exp(center), low=0.0, high=math.inf, level=level, n=1)
-    effective = effective or _effective_number(logs)
-    half = float(stats.t.ppf(0.5 + level / 2, effective - 1) * logs.std(ddof=1) / math.sqrt(effective))
-    return Interval(value=math.exp(center), low=math.exp(center - half), high=math.exp(min(700.0, center + half)), level=level, n=n)
+        return Interval(value=math.exp(logs[0]), low=0.0, high=math.inf, level=level, n=1)
+    if effective:
+        center = float(logs.mean())
+        half = float(stats.t.ppf(0.5 + level / 2, n - 1) * logs.std(ddof=1) / math.sqrt(n))
+        low, high = center - half, center + half
+    else:
+        center = float(np.median(logs))
+        low, high = _median_bounds(np.sort(logs), _effective_number(logs), level)
+    return Interval(value=math.exp(center), low=math.exp(low), high=math.exp(min(700.0, high)), level=level, n=n)
+
+
+def _median_bounds(ordered: np.ndarray, effective: float, level: float) -> tuple[float, float]:
+    """Order statistics that hold the median: the binomial ranks of `effective` observations, spread over all of them."""
+    rank = int(stats.binom.ppf((1 - level) / 2, max(1, int(effective)), 0.5))
+    place = int(rank / max(1, int(effective)) * len(ordered))
+    place = max(0, place - 1) if rank else 0
+    return float(ordered[place]), float(ordered[len(ordered) - 1 - place])
 
 
 def _paired(reference: np.ndarray, candidate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -25,7 +25,10 @@ from .study import Study
 from .workshop import Workshop
 
 _QUICK = Plan()
+_LOSSLESS = Plan(rounds=30, block_seconds=20.0)
+_LONGER = Plan(rounds=60, block_seconds=30.0, seed=2)
 _THROUGHPUT_BATCH = 16
+_WORTH_JUDGING = 1.02  # speed-up over the reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,7 @@ class Explorer:
 
     def explored(self) -> Explored:
         """What is known so far: an answer at any moment."""
-        best = sorted(self.contenders.values(), key=self.cost)
+        best = sorted(self.contenders.values(), key=self.rank)
         return Explored(start=self.start, reference=self.reference, contenders=tuple(best))
 
     def cost(self, trial: Trial) -> float:
@@ -93,6 +96,13 @@ class Explorer:
         estimate = 1.2 * (6 * blocks * self.seconds_per_entrant + 8 * self.seconds_per_entrant + certify) + 5
         return min(estimate, 0.5 * self.study.left)
 
+    def rank(self, trial: Trial) -> float:
+        """What orders contenders, least first. Speeds are compared as ratios to the reference in their own races: the speed of
+        the machine itself changes between races."""
+        if self.profile.objective in ("latency", "throughput") and trial.speedup is not None:
+            return -trial.speedup.value
+        return self.cost(trial)
+
     def lossless(self) -> None:
         """Every lossless graph on every runtime with every knob; the fastest becomes the reference."""
         self.study.stage("lossless", "the fastest program that changes nothing is what must be beaten")
@@ -107,7 +117,7 @@ class Explorer:
                     if kind.floor is graph.floor and runtime.fits(graph, self.shop.target) is None:
                         trials.setdefault(trial.id, trial)
         good = [t for t in trials.values() if t.id == self.start.id or self._has_parity(t)]
-        raced = self._time(good, "lossless")
+        raced = self._time(good, "lossless", _LOSSLESS)
         self.start = next(t for t in raced if t.id == self.start.id)
         self.reference = self._fastest(raced)
         for trial in raced:
@@ -213,7 +223,7 @@ class Explorer:
             return False
         timed = [t for t in self._time([*sane, self.reference], "technique") if t.id != self.reference.id]
         promising = False
-        for trial in sorted(timed, key=self.cost):
+        for trial in sorted(self._look_longer(timed), key=self.rank):
             if not self._beats(trial):
                 how = f"{trial.speedup.value:.2f}x" if trial.speedup else self._cost_text(trial)
                 self.study.keep(trial.with_(fate=Fate.LOST, reason=f"not better than the reference: {how}"))
@@ -221,6 +231,14 @@ class Explorer:
                 continue
             promising |= self._sample_quality(trial)
         return promising
+
+    def _look_longer(self, timed: Sequence[Trial]) -> list[Trial]:
+        """The trials, those that a quick race could not tell from the reference timed again for longer."""
+        unclear = [t for t in timed if t.speedup is not None and t.speedup.low <= 1 < t.speedup.high and t.speedup.value > 0.95]
+        if not unclear or self.profile.objective in ("size", "memory"):
+            return list(timed)
+        again = {t.id: t for t in self._time([*unclear, self.reference], "longer", _LONGER)}
+        return [again.get(t.id, t) for t in timed]
 
     def _is_sane(self, trial: Trial) -> bool:
         try:
@@ -247,13 +265,13 @@ class Explorer:
         trial = self.study.keep(trial.with_(fate=Fate.PROMISING, reason=f"{gain}, loses {lost}"))
         self.contenders[trial.id] = trial
         self.study.learn(f"{trial.runtime.name}: {gain}, loses {lost}: {'in' if judged.state == 'in' else 'not sure yet'}.")
-        if self.cost(trial) <= min(self.cost(t) for t in self.contenders.values()):
+        if self.rank(trial) <= min(self.rank(t) for t in self.contenders.values()):
             self.study.observer.best(f"{trial.text}: {gain} over lossless, {lost} lost, not yet certified")
         return judged.state == "in"
 
     def _polish(self, reserve_seconds: float) -> None:
         """The other knobs of what beats the reference: int8 kernels may like other threads than float ones."""
-        for trial in sorted(self.contenders.values(), key=self.cost)[:2]:
+        for trial in sorted(self.contenders.values(), key=self.rank)[:2]:
             if self.study.left < reserve_seconds + 4 * self.seconds_per_entrant:
                 return
             others = [r for r in type(trial.runtime).space(self.profile) if r != trial.runtime]
@@ -271,7 +289,8 @@ class Explorer:
 
     def _beats(self, trial: Trial) -> bool:
         if self.profile.objective in ("latency", "throughput"):
-            return trial.speedup is not None and trial.speedup.low > 1
+            # What is not surely slower may go on: the final race, not this one, is what the answer must win.
+            return trial.speedup is not None and trial.speedup.high > 1 and trial.speedup.value > _WORTH_JUDGING
         return self.cost(trial) < 0.98 * self.cost(self.reference)
 
     def _fastest(self, raced: Sequence[Trial]) -> Trial:
@@ -285,13 +304,13 @@ class Explorer:
 
         return min((t for t in raced if tied(t)), key=lambda t: (len(t.candidate.lineage), len(t.runtime.options()), t.text))
 
-    def _time(self, trials: Sequence[Trial], label: str) -> list[Trial]:
+    def _time(self, trials: Sequence[Trial], label: str, plan: Plan = _QUICK) -> list[Trial]:
         """The trials with what the objective needs measured, against the reference where it takes part."""
         self.study.decide(f"timing {len(trials)} programs", "interleaved, so that a slow minute hits all alike")
         batch = self._timed_batch()
         began = self.study.elapsed
         needed = {self.start.id, self.reference.id}
-        result, failed = self.shop.race_survivors(trials, _QUICK, needed=needed, batch_size=batch, label=label)
+        result, failed = self.shop.race_survivors(trials, plan, needed=needed, batch_size=batch, label=label)
         for trial in trials:
             if trial.id in failed:
                 self._failed(trial, failed[trial.id])
