@@ -67,24 +67,23 @@ def warm_up(state: State, max_seconds: float) -> dict[str, float]:
 
 
 def time_slice(state: State, seconds: float, min_runs: int) -> tuple[list[float], list[float]]:
-    """Runs for about `seconds`, at least `min_runs`: wall and CPU seconds of each.
+    """Runs for about `seconds`, at least `min_runs`: wall seconds of each, and CPU seconds of each as the mean of the slice
+    (the kernel books the time of other threads at its ticks, too coarse for one run).
 
     The first run after another process used the caches is not counted.
     """
     program, inputs = _program(state), state["inputs"]
     wall: list[float] = []
-    cpu: list[float] = []
     gc.disable()
     program.run(inputs)
-    began = time.perf_counter()
+    cpu_began, began = time.process_time(), time.perf_counter()
     while len(wall) < min_runs or time.perf_counter() - began < seconds:
-        cpu_began, started = time.process_time(), time.perf_counter()
+        started = time.perf_counter()
         program.run(inputs)
-        ended = time.perf_counter()
-        wall.append(ended - started)
-        cpu.append(time.process_time() - cpu_began)
+        wall.append(time.perf_counter() - started)
+    cpu = time.process_time() - cpu_began
     gc.enable()
-    return wall, cpu
+    return wall, [cpu / len(wall)] * len(wall)
 
 
 def evaluate(state: State, tensors: Mapping[str, Path], start: int, stop: int, batch_size: int, folder: Path) -> float:
