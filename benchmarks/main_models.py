@@ -50,11 +50,11 @@ CASES = {
     "digits": Case("examples/digits/job.toml", "2m"),
     "fashion-mnist": Case("examples/fashion_mnist/job.toml", "3m", brings="fashion_mnist"),
     "resnet20": Case(
-        "examples/cifar10/resnet20.toml", "5m", data_file=CIFAR,
+        "examples/cifar10/resnet20.toml", "4m", data_file=CIFAR,
         goals={**SEARCH_GOALS, "over_lossless": {"at_least": 1.25}, "drop_points": {"at_most": 0.5}},
     ),
     "mobilenetv2": Case(
-        "examples/cifar10/mobilenetv2.toml", "6m", data_file=CIFAR,
+        "examples/cifar10/mobilenetv2.toml", "5m", data_file=CIFAR,
         goals={**SEARCH_GOALS, "over_lossless": {"at_least": 1.5}, "drop_points": {"at_most": 0.5}},
     ),
     "efficientnet-lite0": Case(
@@ -62,7 +62,7 @@ CASES = {
         goals={"int8.over_start": {"at_least": 8.0}, "int8.over_lossless": {"at_least": 1.7}},
     ),
     "minilm-probe": Case(
-        "examples/minilm/probe.toml", "5m", brings="minilm",
+        "examples/minilm/probe.toml", "4m", brings="minilm",
         goals={"over_lossless": {"at_least": 1.7}, "drop_points": {"at_most": 1.0}},
     ),
     "minilm-cosine": Case("examples/minilm/embedding.toml", "3m", brings="minilm"),

@@ -54,7 +54,7 @@ def run(job: Job, *, out: Path | None = None, store: Store | None = None, observ
         explorer.lossless()
         writer.write(provisional(explorer.explored()))  # the best so far is always on disk
         search(explorer, study)
-        finisher = Finisher(shop, study, judge, job.limits, job.search.objective, job.search.allow_undecided)
+        finisher = Finisher(shop, study, judge, limits=job.limits, search=job.search, batch_size=explorer.timed_batch)
         finish = finisher.complete(finisher.finish(explorer.explored()))
         study.stage("bundle", "everything that ships, in one folder")
         return writer.write(finish)

@@ -57,9 +57,9 @@ class Plan:
 
 
 def final_plan(budget_seconds: float) -> Plan:
-    """Eight sets of fresh processes, fewer where the budget is short. Of the budget and not of what is left: a resumed search
+    """Five sets of fresh processes, three where the budget is short. Of the budget and not of what is left: a resumed search
     must meet the same plan."""
-    blocks = 8 if budget_seconds >= 240 else 5 if budget_seconds >= 90 else 3
+    blocks = 5 if budget_seconds >= 90 else 3
     return Plan(blocks=blocks, rounds=12, block_seconds=8.0, seed=1)
 
 

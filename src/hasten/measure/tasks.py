@@ -19,6 +19,9 @@ from .flops import count
 from .worker import State
 
 
+LEAD_IN_SECONDS = 0.005
+
+
 def apply_technique(state: State, technique: Technique, candidate: Candidate, context: Context) -> dict[str, Any]:
     """`technique.apply`: the new candidate as JSON, with its path relative to the context's folder."""
     result = technique.apply(candidate, context)
@@ -70,12 +73,13 @@ def time_slice(state: State, seconds: float, min_runs: int) -> tuple[list[float]
     """Runs for about `seconds`, at least `min_runs`: wall seconds of each, and CPU seconds of each as the mean of the slice
     (the kernel books the time of other threads at its ticks, too coarse for one run).
 
-    The first run after another process used the caches is not counted.
+    Runs of the first `LEAD_IN_SECONDS`, at least one, are not counted: caches hold another process's data, and threads of the one
+    before (torch's, for some milliseconds) may still spin.
     """
     program, inputs = _program(state), state["inputs"]
     wall: list[float] = []
     gc.disable()
-    program.run(inputs)
+    _run_for(program, inputs, LEAD_IN_SECONDS)
     cpu_began, began = time.process_time(), time.perf_counter()
     while len(wall) < min_runs or time.perf_counter() - began < seconds:
         started = time.perf_counter()
@@ -152,6 +156,13 @@ def _numpy_dtype(name: str) -> str:
 def count_graph(state: State, path: Path, batch_size: int) -> dict[str, Any]:
     """flops.count as JSON."""
     return asdict(count(path, batch_size))
+
+
+def _run_for(program: Program, inputs: Arrays, seconds: float) -> None:
+    began = time.perf_counter()
+    program.run(inputs)
+    while time.perf_counter() - began < seconds:
+        program.run(inputs)
 
 
 def _program(state: State) -> Program:

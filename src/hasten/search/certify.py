@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..core.errors import HastenError
-from ..core.job import LimitsSection
+from ..core.job import LimitsSection, SearchSection
 from ..core.measurement import Interval, Measurement, Verdict
 from ..core.trial import Fate, Trial
 from ..measure.latency import Plan, Race, final_plan
@@ -82,11 +82,13 @@ def provisional(explored: Explored) -> Finish:
 
 
 class Finisher:
-    """Measures the finalists afresh and decides."""
+    """Measures the finalists afresh and decides. batch_size: samples a call of the final race."""
 
-    def __init__(self, shop: Workshop, study: Study, judge: Judge, limits: LimitsSection, objective: str, allow_undecided: bool) -> None:
-        self.shop, self.study, self.judge = shop, study, judge
-        self.limits, self.objective, self.allow_undecided = limits, objective, allow_undecided
+    def __init__(
+        self, shop: Workshop, study: Study, judge: Judge, *, limits: LimitsSection, search: SearchSection, batch_size: int
+    ) -> None:  # fmt: skip
+        self.shop, self.study, self.judge, self.batch_size = shop, study, judge, batch_size
+        self.limits, self.objective, self.allow_undecided = limits, search.objective, search.allow_undecided
 
     def finish(self, explored: Explored) -> Finish:
         """The answer. Raises HastenError where the final measurements themselves fail."""
@@ -149,7 +151,7 @@ class Finisher:
         self.study.stage("final race", "fresh processes and fresh measurements, the reference twice to know the noise")
         self.study.decide(f"final race of {len(distinct)} programs and a twin", f"{plan.blocks} sets of fresh processes")
         needed = {t.id for t in trials[:2]}
-        return self.shop.race_survivors(distinct, plan, needed=needed, twin_of=reference, label="final")
+        return self.shop.race_survivors(distinct, plan, needed=needed, batch_size=self.batch_size, twin_of=reference, label="final")
 
     def _with_costs(self, trial: Trial, race: Race) -> Trial:
         self.study.decide(f"peak memory of {trial.text}", "in a process that does nothing else")

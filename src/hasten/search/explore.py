@@ -307,7 +307,7 @@ class Explorer:
     def _time(self, trials: Sequence[Trial], label: str, plan: Plan = _QUICK) -> list[Trial]:
         """The trials with what the objective needs measured, against the reference where it takes part."""
         self.study.decide(f"timing {len(trials)} programs", "interleaved, so that a slow minute hits all alike")
-        batch = self._timed_batch()
+        batch = self.timed_batch
         began = self.study.elapsed
         needed = {self.start.id, self.reference.id}
         result, failed = self.shop.race_survivors(trials, plan, needed=needed, batch_size=batch, label=label)
@@ -315,7 +315,8 @@ class Explorer:
             if trial.id in failed:
                 self._failed(trial, failed[trial.id])
         trials = [t for t in trials if t.id not in failed]
-        self.seconds_per_entrant = max(self.seconds_per_entrant, (self.study.elapsed - began) / len(trials))
+        if plan is _QUICK:
+            self.seconds_per_entrant = max(self.seconds_per_entrant, (self.study.elapsed - began) / len(trials))
         base = result.latency.get(self.reference.id)
         timed = []
         for trial in trials:
@@ -327,7 +328,9 @@ class Explorer:
             timed.append(known)
         return timed
 
-    def _timed_batch(self) -> int:
+    @property
+    def timed_batch(self) -> int:
+        """Samples a call at which programs race: the target's, or more where throughput is the aim."""
         if self.profile.objective == "throughput" and self.shop.workload.original.signature.batch is None:
             return max(_THROUGHPUT_BATCH, self.shop.target.batch_size)
         return self.shop.target.batch_size
