@@ -18,7 +18,6 @@ from ..core.signature import Signature, TensorSpec
 from .flops import count
 from .worker import State
 
-
 LEAD_IN_SECONDS = 0.005
 
 

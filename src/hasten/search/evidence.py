@@ -64,12 +64,11 @@ def lines(
         "budget_seconds": study.budget_seconds,
     }  # fmt: skip
     members = {t.id for t in front}
-    final = {t.id for t in (finish.start, finish.reference, *finish.finalists)}
     result: list[dict[str, Any]] = [first]
     result += [trial_line(t, on_front=t.id in members) for t in trials]
     for trial in trials:
-        for number, measurement in enumerate(trial.measurements):
-            result.append({"kind": "measurement", "trial": trial.id, "stage": _stage(trial, number, final), **measurement.to_json()})
+        for measurement in trial.measurements:
+            result.append({"kind": "measurement", "trial": trial.id, "stage": _stage(measurement), **measurement.to_json()})
     result += [{"kind": "decision", **d.to_json()} for d in study.decisions]
     if finish.outcomes is not None:
         start, ours = finish.outcomes
@@ -130,10 +129,10 @@ def four(interval: Interval | None) -> dict[str, float | None] | None:
     return None if interval is None else {k: v for k, v in interval.to_json().items() if k in ("value", "low", "high", "n")}
 
 
-def _stage(trial: Trial, number: int, final: set[str]) -> str:
-    latencies = [i for i, m in enumerate(trial.measurements) if m.metric == "latency"]
-    explored = trial.id not in final or (bool(latencies) and number == latencies[0] and len(latencies) > 1)
-    return "explore" if explored else "final"
+def _stage(measurement: Measurement) -> str:
+    """Only the final race starts several sets of processes; throughput is measured after it."""
+    final = measurement.metric == "throughput" or measurement.method.get("blocks", 1) > 1
+    return "final" if final else "explore"
 
 
 def _class(workload: Workload, number: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ._models import NAMES, ReferenceModel, reference_model
 from ._options import check_fits_imports_nothing, check_options
 
 _TARGET = Target(threads=1)
+_SETTLE_SECONDS, _REST_SECONDS = 0.01, 0.04
 
 
 class RuntimeSuite:
@@ -56,6 +58,15 @@ class RuntimeSuite:
             apart = np.concatenate([program.run(_rows(model, i, i + 1))[name] for i in range(3)])
             np.testing.assert_allclose(values, apart, rtol=self.tolerance, atol=self.tolerance)
 
+    def test_it_rests_between_calls(self, kind: type[Runtime], model: ReferenceModel, tmp_path: Path) -> None:
+        program = _build(kind, model, tmp_path / "program", Target(threads=2))
+        program.run(_rows(model, 0, 1))
+        time.sleep(_SETTLE_SECONDS)  # OpenMP may spin for some milliseconds
+        cpu, wall = time.process_time(), time.perf_counter()
+        time.sleep(_REST_SECONDS)
+        used = (time.process_time() - cpu) / (time.perf_counter() - wall)
+        assert used < 0.25, "threads that spin after a call slow every neighbour, and whoever is timed next"
+
     def test_outputs_survive_the_next_run_and_inputs_stay(self, program: Program, model: ReferenceModel) -> None:
         first = _rows(model, 0, 1)
         given = {name: array.copy() for name, array in first.items()}
@@ -80,13 +91,13 @@ class RuntimeSuite:
         assert "\n" not in str(caught.value)
 
 
-def _build(kind: type[Runtime], model: ReferenceModel, folder: Path) -> Program:
+def _build(kind: type[Runtime], model: ReferenceModel, folder: Path, target: Target = _TARGET) -> Program:
     runtime, candidate = kind(), model.on(kind.floor)
-    if reason := runtime.fits(candidate, _TARGET):
+    if reason := runtime.fits(candidate, target):
         pytest.skip(reason)
     folder.mkdir()
-    runtime.compile(candidate, _TARGET, folder)
-    return runtime.load(folder, _TARGET)
+    runtime.compile(candidate, target, folder)
+    return runtime.load(folder, target)
 
 
 def _rows(model: ReferenceModel, start: int, stop: int) -> dict[str, np.ndarray]:
