@@ -154,7 +154,7 @@ class Lines:
     def trial(self, fate: str) -> dict[str, Any]:
         """The start, the reference or the answer. One trial may be two of them: a lossless answer is the reference too."""
         named = [t for t in self.trials if t["fate"] == fate]
-        both = [t for t in self.trials if fate == "reference" and t["lossless"] and t["fate"] in ("answer", "start")]
+        both = [t for t in self.trials if t["lossless"] and t["fate"] in ("answer", "start", "reference")]
         return (named or both)[-1]
 
     def final_latency(self, trial: Mapping[str, Any]) -> dict[str, Any] | None:

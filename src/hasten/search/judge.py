@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from ..core.candidate import Floor
 from ..core.errors import HastenError
 from ..core.measurement import Interval, Verdict
 from ..core.samples import SPLITS, SplitName
@@ -17,7 +18,7 @@ from ..measure.sequential import Sequential, looks
 from .opening import output_spec
 from .workshop import Evaluator, Workshop
 
-_ORIGINAL_BATCH = 32  # samples a call of the original, whose outputs define right at any batch size
+_ORIGINAL_BATCH = 32  # samples a call of an original in eager PyTorch, which would take long one by one
 
 PARITY = 1e-4
 """Lossless means: no output differs by more than this, relative to the largest output (or 1)."""
@@ -143,7 +144,8 @@ class Judge:
         if key not in self._evaluators:
             self._close_idle(keep=key)
             # What ships is judged as it will be called: runtimes round differently for other batch sizes.
-            batch_size = _ORIGINAL_BATCH if trial.id == self.original.id else self.shop.target.batch_size
+            slow = trial.id == self.original.id and trial.candidate.floor is Floor.MODULE
+            batch_size = _ORIGINAL_BATCH if slow else self.shop.target.batch_size
             self._evaluators[key] = self.shop.evaluator(trial, split, batch_size)
         outputs = self._evaluators[key].outputs(start, stop)
         self.seconds_per_sample[trial.id] = self._evaluators[key].seconds_per_sample
