@@ -39,7 +39,7 @@ def command(
     Ratios say how many times faster each is than the first one, with their 95 % intervals.
     """
     from .. import api
-    from ..report import tables
+    from ..report.tables import bench_table
     from .live import watch
 
     with watch(quiet=json_) as observer:
@@ -47,5 +47,5 @@ def command(
     if json_:
         output.document(result)
     else:
-        output.show(tables.bench_table(result["rows"]))
+        output.show(bench_table(result["rows"]))
         output.say(*result["sentences"])

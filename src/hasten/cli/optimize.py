@@ -58,10 +58,10 @@ def command(
 
 def _tell(front: Front) -> None:
     from ..bundle.read import Bundle
-    from ..report import tables
+    from ..report.tables import answer_panel
 
     bundle = None if front.answer is None else front.answer.bundle
-    output.show(tables.answer_panel(front.document, Bundle.open(bundle).evidence if bundle else ()))
+    output.show(answer_panel(front.document, Bundle.open(bundle).evidence if bundle else ()))
     if bundle:
         where = shlex.quote(str(bundle))
         output.say(f"next: hasten verify {where}, hasten serve {where}")
