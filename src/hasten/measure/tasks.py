@@ -111,11 +111,6 @@ def evaluate(state: State, tensors: Mapping[str, Path], start: int, stop: int, b
     return seconds
 
 
-def run_once(state: State, inputs: Arrays) -> dict[str, np.ndarray]:
-    """The outputs for `inputs`."""
-    return _program(state).run(inputs)
-
-
 def peak_memory(
     state: State, runtime: Runtime, folder: Path, target: Target, tensors: Mapping[str, Path], batch_size: int
 ) -> tuple[int, int]:

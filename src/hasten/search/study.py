@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.trial import Fate, Trial
+from ..core.trial import Trial
 from .observer import Observer
 
 
@@ -82,9 +82,6 @@ class Study:
         """Remember a trial, or what is newly known of it."""
         self.trials[trial.id] = trial
         return trial
-
-    def with_fate(self, *fates: Fate) -> list[Trial]:
-        return [t for t in self.trials.values() if t.fate in fates]
 
     def _book(self) -> None:
         now = time.perf_counter()
