@@ -136,6 +136,22 @@ class Technique(_Options, ABC):
         return Step(name=self.name, options=self.options(), versions=versions(*self.packages))
 
 
+@dataclass(frozen=True, kw_only=True)
+class OperatorTime:
+    """What one operator of a compiled program takes.
+
+    name: as the runtime calls it; kind: its type, in ONNX words where there is one (`Conv`); seconds: of one call, the median
+    over calls; nodes: names of the nodes of the candidate's graph that it computes (several where they were fused, none where
+    the runtime made it up: a reorder of memory); start_seconds: when in a call it begins, counted from the call's first operator.
+    """
+
+    name: str
+    kind: str
+    seconds: float
+    nodes: tuple[str, ...] = ()
+    start_seconds: float = 0.0
+
+
 class Program(ABC):
     """What runs: arrays in, arrays out, by name."""
 
@@ -171,6 +187,14 @@ class Runtime(_Options, ABC):
     @abstractmethod
     def load(self, folder: Path, target: Target) -> Program:
         """The program in `folder`, ready to run. Raises NotPossibleHere, BundleError."""
+
+    def operator_times(self, folder: Path, target: Target, inputs: Arrays, num_calls: int) -> tuple[OperatorTime, ...] | None:
+        """Where the time of one call goes: each operator, in the order of execution. None where the runtime does not tell.
+
+        folder: what `compile` wrote; inputs: of one call. Loads a program of its own, with the runtime's profiler on, which slows it:
+        shares are what can be trusted. Runs in a child process. Raises NotPossibleHere, BundleError.
+        """
+        return None
 
     def step(self) -> Step:
         return Step(name=self.name, options=self.options(), versions=versions(*self.packages))
