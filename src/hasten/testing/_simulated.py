@@ -10,7 +10,7 @@ Legend: E entrants, B blocks, R rounds a block, K timed calls a slice; a slownes
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,12 +65,14 @@ class SimulatedRace:
     """A race, and what was true while it ran.
 
     median_seconds: by key, what a call in a typical process takes on the machine as it was meanwhile (median over the timed parts of the
-    race); process_seconds: the same in each of the B processes that did run it, [B].
+    race); process_seconds: the same in each of the B processes that did run it, [B]; calls(key, n): what n calls would have taken,
+    spread evenly over those parts and processes, [n].
     """
 
     race: Race
     median_seconds: Mapping[str, float]
     process_seconds: Mapping[str, np.ndarray]
+    calls: Callable[[str, int], np.ndarray]
 
 
 def simulated_race(
@@ -96,7 +98,14 @@ def simulated_race(
         processes[key] = medians[key] * luck[:, e]
         latency[key] = _measurement((base[e] * slowness).reshape(plan.blocks * rounds, -1), block_of_round)
     race = Race(latency=latency, block_of_round=block_of_round, others_busy=None)
-    return SimulatedRace(race=race, median_seconds=medians, process_seconds=processes)
+
+    def more_calls(key: str, n: int) -> np.ndarray:
+        e = keys.index(key)
+        slowness, blocks = machine.all_along(e, n)
+        calls: np.ndarray = base[e] * slowness * luck[blocks, e] * _jitter((n, 1, 1), base[e], noise, rng).ravel()
+        return calls
+
+    return SimulatedRace(race=race, median_seconds=medians, process_seconds=processes, calls=more_calls)
 
 
 def _slices(base: np.ndarray, calls: np.ndarray, blocks: int, rounds: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -121,7 +130,8 @@ class _Machine:
         common += rng.uniform(0, _TURBO, steps[-1] + 1)[steps]
         self._log = common + np.log1p(_load(num_ticks, programs, noise, rng))  # [E, ticks]
         ticks = _TICK_SECONDS * np.arange(num_ticks)
-        self._timed = np.any([(a <= ticks) & (ticks <= b) for a, b in zip(began.min((1, 2)), ended.max((1, 2)), strict=True)], axis=0)
+        self._first, last = began.min((1, 2)), ended.max((1, 2))  # [B]
+        self._timed = np.any([(a <= ticks) & (ticks <= b) for a, b in zip(self._first, last, strict=True)], axis=0)
 
     def slowness(self, entrant: int, times: np.ndarray) -> np.ndarray:
         """At `times`, in seconds from the start of the race."""
@@ -131,6 +141,13 @@ class _Machine:
     def median_slowness(self, entrant: int) -> float:
         """Over the time in which anything was timed: the time between blocks is left out."""
         return math.exp(float(np.median(self._log[entrant, self._timed])))
+
+    def all_along(self, entrant: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """The slowness at n ticks spread evenly over the timed time, and the block of each: [n] both."""
+        timed = np.flatnonzero(self._timed)
+        ticks = timed[np.linspace(0, len(timed) - 1, n).astype(int)]
+        blocks = np.searchsorted(self._first, ticks * _TICK_SECONDS, side="right") - 1
+        return np.exp(self._log[entrant, ticks]), blocks.clip(min=0)
 
 
 def _load(num_ticks: int, programs: list[str], noise: Noise, rng: np.random.Generator) -> np.ndarray:
