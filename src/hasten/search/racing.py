@@ -32,7 +32,7 @@ class Rules:
     zone: float = 0.02
     error: float = 0.05
     luck: float = 0.01
-    max_blocks: int = 4
+    max_blocks: int = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,25 +79,32 @@ class Evidence:
 
 
 def standing(evidence: Evidence, order: Sequence[str], rules: Rules) -> Standing:
-    """What is known after the blocks so far. order: the programs, simplest first."""
+    """What is known after the blocks so far. order: the programs, simplest first.
+
+    Out is who is surely beyond the zone of the leader. In is who is surely within the zone of everybody who ran: the leader too must show
+    that nobody is much faster than it. The answer is the first in the order that is in, once everybody before it is out.
+    """
     running = [key for key in order if key in evidence.blocks[-1]]
     leader = min(running, key=lambda key: float(np.mean(evidence.log_ratios(key, running[0])[0])))
-    ratios = {key: evidence.log_ratios(key, leader) for key in running}
-    between = _variance_between([values for key, (values, _) in ratios.items() if key != leader], rules.luck)
+    between = _variance_between([evidence.log_ratios(key, leader)[0] for key in running if key != leader], rules.luck)
     z = float(stats.norm.ppf(1 - rules.error / (len(order) * rules.max_blocks)))
-    gaps = {}
-    for key, (values, variances) in ratios.items():
-        reach = 0.0 if key == leader else z * math.sqrt((between + float(variances.mean())) / len(values))
-        gaps[key] = Gap(value=float(values.mean()), low=float(values.mean()) - reach, high=float(values.mean()) + reach)
+
+    def gap(key: str, other: str) -> Gap:
+        values, variances = evidence.log_ratios(key, other)
+        reach = 0.0 if key == other else z * math.sqrt((between + float(variances.mean())) / len(values))
+        return Gap(value=float(values.mean()), low=float(values.mean()) - reach, high=float(values.mean()) + reach)
+
     zone = math.log1p(rules.zone)
-    undecided: list[str] = []
-    for key in running:
-        if gaps[key].high <= zone:  # surely an equal, and nobody before it is: only those not decided can still take its place
-            alive = [*undecided, key, *([leader] if leader != key else [])] if undecided else [key]
-            return Standing(winner=_first_within(gaps, [*undecided, key], zone), sure=not undecided, alive=tuple(alive), gaps=gaps)
-        if gaps[key].low <= zone:
-            undecided.append(key)
-    raise AssertionError("the leader is an equal of itself")
+    gaps = {key: gap(key, leader) for key in running}
+    alive = [key for key in running if gaps[key].low <= zone]
+    winner = next(key for key in alive if gaps[key].value <= zone)
+    first = alive[0]
+    if all(gap(first, other).high <= zone for other in alive):
+        return Standing(winner=first, sure=True, alive=(first,), gaps=gaps)
+    # Whoever comes after one that is surely an equal of all can no longer be the answer; the leader stays, to be compared with.
+    known = next((n for n, key in enumerate(alive) if all(gap(key, other).high <= zone for other in alive)), len(alive) - 1)
+    kept = [key for n, key in enumerate(alive) if n <= known or key == leader]
+    return Standing(winner=winner, sure=False, alive=tuple(kept), gaps=gaps)
 
 
 def ratio(evidence: Evidence, slow: str, fast: str, rules: Rules, *, level: float = 0.95) -> Interval:
@@ -128,10 +135,6 @@ def run(
         if now.sure or len(evidence.blocks) >= rules.max_blocks or not may_go_on():
             return now, evidence
         alive = now.alive
-
-
-def _first_within(gaps: Mapping[str, Gap], keys: Sequence[str], zone: float) -> str:
-    return next(key for key in keys if gaps[key].value <= zone)
 
 
 def _variance_between(values: Sequence[np.ndarray], luck: float) -> float:
