@@ -13,7 +13,7 @@ import numpy as np
 from ..core.candidate import Candidate
 from ..core.digest import digest_json, digest_path
 from ..core.errors import DataError, HastenError
-from ..core.machine import load_average, this_machine
+from ..core.machine import load_average, this_machine, versions
 from ..core.measurement import Measurement
 from ..core.preprocess import ImagePreprocess
 from ..core.samples import Samples, SplitName
@@ -23,6 +23,7 @@ from ..core.trial import Trial
 from ..core.workload import Workload
 from ..measure import tasks
 from ..measure.latency import Entrant, Plan, Race, race, start
+from ..measure.sensitivity import Part, measure_parts
 from ..measure.worker import Worker
 from .study import Study
 
@@ -128,6 +129,19 @@ class Workshop:
                 if guilty is None:
                     raise
                 failed[guilty] = str(error)
+
+    def parts(self, candidate: Candidate, *, reduce_range: bool) -> list[Part]:
+        """What 8-bit numbers do to the outputs of a graph, part by part. Raises NotPossibleHere where it has no parts."""
+        identity = {"candidate": candidate.id, "calibration": self.workload.splits.digest, "reduce_range": reduce_range,
+                    "versions": versions("onnxruntime")}  # fmt: skip
+
+        def work(folder: Path) -> list[dict[str, Any]]:
+            tensors, batch = self.tensors("calibrate"), candidate.signature.batch or 1
+            with Worker("sensitivity", threads=self.target.threads) as worker:
+                return worker.call(measure_parts, candidate.path, tensors, batch=batch, reduce_range=reduce_range)
+
+        with self.study.spending("build"):
+            return [Part.from_json(value) for value in self._step("parts", identity, work).value]
 
     def memory(self, trial: Trial) -> Measurement:
         """Peak memory of a process that only loads and runs the program, less the same process before it."""
