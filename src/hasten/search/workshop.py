@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..core.candidate import Candidate
+from ..core.candidate import Candidate, Floor
 from ..core.digest import digest_json, digest_path
 from ..core.errors import DataError, HastenError
-from ..core.machine import load_average, this_machine
+from ..core.machine import load_average, this_machine, versions
 from ..core.measurement import Measurement
 from ..core.preprocess import ImagePreprocess
 from ..core.samples import Samples, SplitName
-from ..core.seams import Context, Runtime, Target, Technique
+from ..core.seams import Context, OperatorTime, Runtime, Target, Technique
 from ..core.store import Record, Store
 from ..core.trial import Trial
 from ..core.workload import Workload
 from ..measure import tasks
+from ..measure.ceilings import Ceilings, measure_ceilings
 from ..measure.latency import Entrant, Plan, Race, race, start
+from ..measure.sensitivity import Part, measure_parts
 from ..measure.worker import Worker
 from .study import Study
 
 _CHUNK = 256  # samples preprocessed at a time
+_PROFILED_CALLS = 30  # per operator; their order of size matters, not their third digit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,8 @@ class Workshop:
     def __init__(self, store: Store, study: Study, workload: Workload, target: Target, seed: int) -> None:
         self.store, self.study, self.workload, self.target, self.seed = store, study, workload, target, seed
         self.machine = this_machine()
+        self.worked_seconds = 0.0  # what the steps of this search took, whenever they were done
+        self._booked: set[str] = set()
 
     def tensors(self, split: SplitName) -> dict[str, Path]:
         """A split as the model sees it: one .npy [N, ...] for each input."""
@@ -54,7 +59,7 @@ class Workshop:
             "inputs": signature.to_json()["inputs"],
         }
         with self.study.spending("data"):
-            record = self.store.step("tensors", identity, lambda folder: self._write_tensors(self.workload.splits[split], folder))
+            record = self._step("tensors", identity, lambda folder: self._write_tensors(self.workload.splits[split], folder))
         return {spec.name: record.folder / f"{number}.npy" for number, spec in enumerate(signature.inputs)}
 
     def apply(self, technique: Technique, candidate: Candidate) -> Candidate:
@@ -71,7 +76,7 @@ class Workshop:
                 return worker.call_within(max(30.0, self.study.left), tasks.apply_technique, technique, candidate, context)
 
         with self.study.spending("export" if technique.floor == "module" else "build"):
-            record = self.store.step("candidate", identity, work)
+            record = self._step("candidate", identity, work)
         return Candidate.from_json(record.value, record.folder / record.value["path"])
 
     def count(self, candidate: Candidate) -> dict[str, Any]:
@@ -82,14 +87,14 @@ class Workshop:
                 return worker.call(tasks.count_graph, candidate.path, self.target.batch_size)
 
         with self.study.spending("count"):
-            value: dict[str, Any] = self.store.step("count", {"candidate": candidate.id, "batch": self.target.batch_size}, work).value
+            value: dict[str, Any] = self._step("count", {"candidate": candidate.id, "batch": self.target.batch_size}, work).value
         return value
 
     def compile(self, runtime: Runtime, candidate: Candidate) -> Built:
         """The candidate as a program. Raises HastenError."""
         identity = {"program": self._program_id(runtime, candidate), "machine": self.machine.id}
         with self.study.spending("compile"):
-            record = self.store.step("program", identity, lambda folder: self._compile(runtime, candidate, folder))
+            record = self._step("program", identity, lambda folder: self._compile(runtime, candidate, folder))
         return Built(folder=record.folder / "program", size_bytes=record.value["size_bytes"])
 
     def race(self, trials: Sequence[Trial], plan: Plan, *, batch_size: int | None = None, twin_of: Trial | None = None, label: str) -> Race:
@@ -107,7 +112,7 @@ class Workshop:
                 return race(entrants, plan, where=self.where(), progress=self._progress("timing")).to_json()
 
         with self.study.spending("timing"):
-            result = Race.from_json(self.store.step("race", identity, work).value)
+            result = Race.from_json(self._step("race", identity, work).value)
         self.study.busiest = max(self.study.busiest, result.others_busy or 0.0)
         return result
 
@@ -127,6 +132,19 @@ class Workshop:
                     raise
                 failed[guilty] = str(error)
 
+    def parts(self, candidate: Candidate, *, reduce_range: bool) -> list[Part]:
+        """What 8-bit numbers do to the outputs of a graph, part by part. Raises NotPossibleHere where it has no parts."""
+        identity = {"candidate": candidate.id, "calibration": self.workload.splits.digest, "reduce_range": reduce_range,
+                    "versions": versions("onnxruntime")}  # fmt: skip
+
+        def work(folder: Path) -> list[dict[str, Any]]:
+            tensors, batch = self.tensors("calibrate"), candidate.signature.batch or 1
+            with Worker("sensitivity", threads=self.target.threads) as worker:
+                return worker.call(measure_parts, candidate.path, tensors, batch=batch, reduce_range=reduce_range)
+
+        with self.study.spending("build"):
+            return [Part.from_json(value) for value in self._step("parts", identity, work).value]
+
     def memory(self, trial: Trial) -> Measurement:
         """Peak memory of a process that only loads and runs the program, less the same process before it."""
         built = self.compile(trial.runtime, trial.candidate)
@@ -142,7 +160,7 @@ class Workshop:
                 return list(worker.call(tasks.peak_memory, trial.runtime, built.folder, self.target, tensors, self.target.batch_size))
 
         with self.study.spending("memory"):
-            before, after = self.store.step("memory", identity, work).value
+            before, after = self._step("memory", identity, work).value
         return Measurement(
             metric="peak_memory", unit="B", samples=(float(max(0, after - before)),),
             method={"how": "peak resident bytes of a fresh process after 10 calls, less its peak before it loaded the program",
@@ -150,9 +168,50 @@ class Workshop:
             where=self.where(),
         )  # fmt: skip
 
+    def operator_times(self, trial: Trial) -> tuple[OperatorTime, ...] | None:
+        """Where the time of one call at the target's batch size goes; None where the runtime does not tell. Raises HastenError."""
+        built = self.compile(trial.runtime, trial.candidate)
+        tensors = self.tensors("select")
+        identity = {
+            "program": self._program_id(trial.runtime, trial.candidate), "machine": self.machine.id,
+            "batch": self.target.batch_size, "calls": _PROFILED_CALLS,
+        }  # fmt: skip
+
+        def work(folder: Path) -> Any:
+            with self.store.measuring(), Worker(f"profile {trial.runtime.name}", threads=trial.runtime.num_threads(self.target)) as worker:
+                return worker.call(tasks.operator_times, trial.runtime, built.folder, self.target, tensors, _PROFILED_CALLS)
+
+        with self.study.spending("profile"):
+            rows = self.store.step("operators", identity, work).value
+        return None if rows is None else tuple(OperatorTime(**{**row, "nodes": tuple(row["nodes"])}) for row in rows)
+
+    def ceilings(self, runtimes: Sequence[Runtime]) -> Ceilings:
+        """What this machine can do at most with the target's threads, and what int8 is worth in each of `runtimes`."""
+        fitting = [r for r in runtimes if r.floor is Floor.GRAPH and r.fits(None, self.target) is None]
+        identity = {
+            "runtimes": [[r.step().to_json(), _code(r)] for r in fitting], "machine": self.machine.id,
+            "threads": self.target.threads, "code": digest_path(Path(inspect.getfile(Ceilings))),
+        }  # fmt: skip
+
+        def work(folder: Path) -> dict[str, Any]:
+            with self.store.measuring():
+                return measure_ceilings(fitting, self.target).to_json()
+
+        with self.study.spending("profile"):
+            return Ceilings.from_json(self.store.step("ceilings", identity, work).value)
+
     def evaluator(self, trial: Trial, split: SplitName, batch_size: int) -> Evaluator:
         """Runs the trial's program over a split, piece by piece, `batch_size` samples a call (a fixed batch wins)."""
         return Evaluator(self, trial, split, batch_size)
+
+    def _step(self, kind: str, identity: Mapping[str, Any], work: Callable[[Path], Any]) -> Record:
+        """A step of the store; what it took is booked, also where it was done before."""
+        record = self.store.step(kind, identity, work)
+        if record.key not in self._booked:
+            self._booked.add(record.key)
+            self.worked_seconds += record.seconds
+            self.study.credit(0.0 if record.fresh else record.seconds)
+        return record
 
     def where(self) -> dict[str, Any]:
         """Where measurements of this search are taken."""
@@ -227,7 +286,7 @@ class Evaluator:
         }  # fmt: skip
         tensors = shop.tensors(self._split)
         with shop.study.spending("quality"):
-            record = shop.store.step("outputs", identity, lambda folder: self._run(tensors, start_at, stop, folder))
+            record = shop._step("outputs", identity, lambda folder: self._run(tensors, start_at, stop, folder))
         self.seconds_per_sample = record.value["seconds"] / (stop - start_at)
         names = (record.folder / "names.txt").read_text().split("\n")
         return {name: np.load(record.folder / f"{number}.npy") for number, name in enumerate(names)}
