@@ -18,7 +18,7 @@ from ..core.measurement import Interval, Measurement, Verdict
 from ..core.trial import Fate, Trial
 from ..measure.latency import Plan, Race, final_plan
 from ..measure.statistics import noninferiority, ratio_interval
-from .explore import Explored, speedup
+from .explore import Explored
 from .judge import Judge
 from .study import Study
 from .workshop import Workshop
@@ -71,7 +71,8 @@ def provisional(explored: Explored) -> Finish:
     return Finish(
         verdict="reference", reason="the search has not ended; this is the fastest lossless program so far",
         start=start, reference=reference, answer=reference, finalists=(),
-        over_start=speedup(start, reference) or unknown, over_lossless=Interval(value=1.0, low=1.0, high=1.0), noise_floor=unknown,
+        over_start=_inverse(start.speedup) if start.speedup else unknown,
+        over_lossless=Interval(value=1.0, low=1.0, high=1.0), noise_floor=unknown,
     )  # fmt: skip
 
 
@@ -231,6 +232,10 @@ class Finisher:
         if self.limits.memory_mb is not None and memory is not None and memory.samples[0] > self.limits.memory_mb * 1e6:
             return f"peak memory is {memory.samples[0] / 1e6:.3g} MB, over the {self.limits.memory_mb:g} MB allowed"
         return None
+
+
+def _inverse(ratio: Interval) -> Interval:
+    return replace(ratio, value=1 / ratio.value, low=1 / ratio.high, high=1 / ratio.low)
 
 
 def _ratio(race: Race, over: str, of: str) -> Interval:
