@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
+BENCH_STAMP := $(VENV)/.setup-bench
 BENCHES := $(subst _,-,$(sort $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/main_*.py))))
 JOBS ?= 2
 
@@ -42,7 +43,11 @@ test-all: setup ## every test
 
 bench: $(addprefix bench-,$(BENCHES)) ## every benchmark; results in benchmarks/results
 
-bench-%: setup
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/pip install -c constraints.txt tokenizers transformers
+	touch $@
+
+bench-%: setup $(BENCH_STAMP)
 	$(BIN)/python benchmarks/$(subst -,_,$*).py
 
 docs: setup ## out/docs/reference.md, from the code

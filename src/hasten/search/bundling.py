@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -106,7 +105,7 @@ def _run(shop: Workshop, study: Study, command: str) -> Mapping[str, Any]:
         study.learn(f"not counted: {error}")
     return {
         "command": command, "machine": this_machine().to_json(), "versions": versions(*_PACKAGES),
-        "started": (datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=study.elapsed)).isoformat(timespec="seconds"),
+        "started": study.started.isoformat(timespec="seconds"),
         "load": {"now": load_average(), "others_busy": study.busiest, "busy": busy, "sentence": sentence},
         "flops": counts.get("flops"), "parameters": counts.get("parameters"),
     }  # fmt: skip

@@ -53,15 +53,9 @@ class Finish:
 def choose_finalists(explored: Explored, judge: Judge) -> list[Trial]:
     """The order in which the certify split is opened: fastest first among those whose drop so far suggests that they pass,
     one a candidate and runtime (other knobs compute the same), then the rest."""
-    n_certify = judge.num_samples("certify")
 
     def likely(trial: Trial) -> bool:
-        drop = trial.drop
-        if drop is None:
-            return False
-        # the half-width that the certify split will have; both share their error rate, so the levels are alike
-        half = (drop.high - drop.value) * (drop.n / n_certify) ** 0.5
-        return bool(drop.value + half <= judge.limit)
+        return trial.drop is not None and judge.is_likely(trial.drop)
 
     distinct: dict[tuple[str, str], Trial] = {}
     for trial in explored.contenders:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ class Workshop:
     def __init__(self, store: Store, study: Study, workload: Workload, target: Target, seed: int) -> None:
         self.store, self.study, self.workload, self.target, self.seed = store, study, workload, target, seed
         self.machine = this_machine()
+        self.worked_seconds = 0.0  # what the steps of this search took, whenever they were done
+        self._booked: set[str] = set()
 
     def tensors(self, split: SplitName) -> dict[str, Path]:
         """A split as the model sees it: one .npy [N, ...] for each input."""
@@ -54,7 +56,7 @@ class Workshop:
             "inputs": signature.to_json()["inputs"],
         }
         with self.study.spending("data"):
-            record = self.store.step("tensors", identity, lambda folder: self._write_tensors(self.workload.splits[split], folder))
+            record = self._step("tensors", identity, lambda folder: self._write_tensors(self.workload.splits[split], folder))
         return {spec.name: record.folder / f"{number}.npy" for number, spec in enumerate(signature.inputs)}
 
     def apply(self, technique: Technique, candidate: Candidate) -> Candidate:
@@ -71,7 +73,7 @@ class Workshop:
                 return worker.call_within(max(30.0, self.study.left), tasks.apply_technique, technique, candidate, context)
 
         with self.study.spending("export" if technique.floor == "module" else "build"):
-            record = self.store.step("candidate", identity, work)
+            record = self._step("candidate", identity, work)
         return Candidate.from_json(record.value, record.folder / record.value["path"])
 
     def count(self, candidate: Candidate) -> dict[str, Any]:
@@ -82,14 +84,14 @@ class Workshop:
                 return worker.call(tasks.count_graph, candidate.path, self.target.batch_size)
 
         with self.study.spending("count"):
-            value: dict[str, Any] = self.store.step("count", {"candidate": candidate.id, "batch": self.target.batch_size}, work).value
+            value: dict[str, Any] = self._step("count", {"candidate": candidate.id, "batch": self.target.batch_size}, work).value
         return value
 
     def compile(self, runtime: Runtime, candidate: Candidate) -> Built:
         """The candidate as a program. Raises HastenError."""
         identity = {"program": self._program_id(runtime, candidate), "machine": self.machine.id}
         with self.study.spending("compile"):
-            record = self.store.step("program", identity, lambda folder: self._compile(runtime, candidate, folder))
+            record = self._step("program", identity, lambda folder: self._compile(runtime, candidate, folder))
         return Built(folder=record.folder / "program", size_bytes=record.value["size_bytes"])
 
     def race(self, trials: Sequence[Trial], plan: Plan, *, batch_size: int | None = None, twin_of: Trial | None = None, label: str) -> Race:
@@ -107,7 +109,7 @@ class Workshop:
                 return race(entrants, plan, where=self.where(), progress=self._progress("timing")).to_json()
 
         with self.study.spending("timing"):
-            result = Race.from_json(self.store.step("race", identity, work).value)
+            result = Race.from_json(self._step("race", identity, work).value)
         self.study.busiest = max(self.study.busiest, result.others_busy or 0.0)
         return result
 
@@ -142,7 +144,7 @@ class Workshop:
                 return list(worker.call(tasks.peak_memory, trial.runtime, built.folder, self.target, tensors, self.target.batch_size))
 
         with self.study.spending("memory"):
-            before, after = self.store.step("memory", identity, work).value
+            before, after = self._step("memory", identity, work).value
         return Measurement(
             metric="peak_memory", unit="B", samples=(float(max(0, after - before)),),
             method={"how": "peak resident bytes of a fresh process after 10 calls, less its peak before it loaded the program",
@@ -153,6 +155,15 @@ class Workshop:
     def evaluator(self, trial: Trial, split: SplitName, batch_size: int) -> Evaluator:
         """Runs the trial's program over a split, piece by piece, `batch_size` samples a call (a fixed batch wins)."""
         return Evaluator(self, trial, split, batch_size)
+
+    def _step(self, kind: str, identity: Mapping[str, Any], work: Callable[[Path], Any]) -> Record:
+        """A step of the store; what it took is booked, also where it was done before."""
+        record = self.store.step(kind, identity, work)
+        if record.key not in self._booked:
+            self._booked.add(record.key)
+            self.worked_seconds += record.seconds
+            self.study.credit(0.0 if record.fresh else record.seconds)
+        return record
 
     def where(self) -> dict[str, Any]:
         """Where measurements of this search are taken."""
@@ -227,7 +238,7 @@ class Evaluator:
         }  # fmt: skip
         tensors = shop.tensors(self._split)
         with shop.study.spending("quality"):
-            record = shop.store.step("outputs", identity, lambda folder: self._run(tensors, start_at, stop, folder))
+            record = shop._step("outputs", identity, lambda folder: self._run(tensors, start_at, stop, folder))
         self.seconds_per_sample = record.value["seconds"] / (stop - start_at)
         names = (record.folder / "names.txt").read_text().split("\n")
         return {name: np.load(record.folder / f"{number}.npy") for number, name in enumerate(names)}

@@ -11,7 +11,7 @@ from ..core.candidate import Candidate
 from ..core.errors import NotPossibleHere
 from ..core.need import missing, need
 from ..core.seams import Context, Forecast, Profile, Technique, option
-from ._graph import calibration_samples, is_transformer, quietly, read_graph, read_graph_to_quantize, write_graph
+from ._graph import INT8_OPERATORS, calibration_samples, is_transformer, quietly, read_graph, read_graph_to_quantize, write_graph
 
 _METHODS = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
 _CHUNK = 10  # samples whose activations are held at once
@@ -66,7 +66,9 @@ class StaticInt8(Technique):
         if is_transformer(profile.operators):
             speedup = 1.15
         seconds = 5.0 + 0.05 * min(self.num_samples, profile.num_calibration or self.num_samples)
-        return Forecast(speedup=speedup, seconds=seconds if self.calibration == "minmax" else 3 * seconds)
+        operators = frozenset({"MatMul", "Gemm"}) if self.ops == "matmul" else INT8_OPERATORS
+        seconds = seconds if self.calibration == "minmax" else 3 * seconds
+        return Forecast(speedup=speedup, seconds=seconds, int8_operators=operators, smaller=3.5)
 
     def apply(self, candidate: Candidate, context: Context) -> Candidate:
         quantization = need("onnxruntime.quantization", why="to quantise")

@@ -10,7 +10,7 @@ from ..core.candidate import Candidate
 from ..core.errors import NotPossibleHere
 from ..core.need import missing, need
 from ..core.seams import Context, Forecast, Profile, Technique, option
-from ._graph import calibration_samples, is_transformer, quietly, read_graph, write_graph
+from ._graph import INT8_OPERATORS, calibration_samples, is_transformer, quietly, read_graph, write_graph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class StaticInt8Nncf(Technique):
 
     def expects(self, profile: Profile) -> Forecast:
         seconds = 10.0 + 0.1 * min(self.num_samples, profile.num_calibration or self.num_samples)
-        return Forecast(speedup=1.9 if "vnni" in profile.facts else 1.3, seconds=seconds)
+        return Forecast(speedup=1.9 if "vnni" in profile.facts else 1.3, seconds=seconds, int8_operators=INT8_OPERATORS, smaller=3.5)
 
     def apply(self, candidate: Candidate, context: Context) -> Candidate:
         with quietly("technique static-int8-nncf"):
