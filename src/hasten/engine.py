@@ -52,7 +52,7 @@ def run(job: Job, *, out: Path | None = None, store: Store | None = None, observ
         writer = Writer(job=job, study=study, shop=shop, judge=judge, place=place, command=command or _command(job))
         explorer = Explorer(shop, study, judge, profile, space, start)
         explorer.lossless()
-        writer.write(provisional(explorer.explored()))  # the best so far is always on disk
+        writer.write_so_far(provisional(explorer.explored()))  # the best so far is always on disk
         search(explorer, study)
         finisher = Finisher(shop, study, judge, limits=job.limits, search=job.search, batch_size=explorer.timed_batch)
         finish = finisher.complete(finisher.finish(explorer.explored()))

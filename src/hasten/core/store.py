@@ -22,7 +22,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,13 +40,15 @@ _FORMAT = 1  # raise it when the meaning of stored records changes
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A finished step. value: JSON; folder: its files; fresh: whether this call did the work; seconds: what the work took."""
+    """A finished step. value: JSON; folder: its files; fresh: whether this call did the work; seconds: what the work took;
+    waited_seconds: for another process that did it meanwhile."""
 
     key: str
     value: Any
     folder: Path
     fresh: bool
     seconds: float
+    waited_seconds: float = 0.0
 
 
 class Store:
@@ -81,8 +83,11 @@ class Store:
         with _disk_errors():
             if found := self._find(key):
                 return found
+            began = time.perf_counter()
             with only_one(self.root / "locks" / key, waits=lambda: self._note("wait", kind, key)):
-                return self._find(key) or self._do(key, kind, identity, work)
+                if found := self._find(key):
+                    return replace(found, waited_seconds=time.perf_counter() - began)
+                return self._do(key, kind, identity, work)
 
     @contextlib.contextmanager
     def scratch(self, prefix: str = "") -> Iterator[Path]:

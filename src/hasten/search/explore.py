@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..core.candidate import Candidate, Floor
-from ..core.errors import HastenError, NotPossibleHere
+from ..core.errors import DiskFull, HastenError, NotPossibleHere
 from ..core.measurement import Interval
 from ..core.registry import find
 from ..core.seams import Profile, Runtime, Technique
@@ -289,6 +289,8 @@ class Explorer:
             self.study.decide(technique.step().text, "changes nothing but time")
         try:
             return self.shop.apply(technique, candidate)
+        except DiskFull:
+            raise
         except HastenError as error:
             if technique.floor is Floor.MODULE:
                 raise  # a model that cannot leave its floor is the user's to know, at once
