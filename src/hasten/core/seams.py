@@ -170,6 +170,10 @@ class Technique(_Options, ABC):
     def expects(self, profile: Profile) -> Forecast:
         """What it promises here."""
 
+    def skipping(self, nodes: tuple[str, ...]) -> Self | None:
+        """The same technique, leaving the named nodes of the graph as they are: what mixed precision is made of. None where it cannot."""
+        return None
+
     @abstractmethod
     def apply(self, candidate: Candidate, context: Context) -> Candidate:
         """The candidate after it, its files in `context.folder`. Runs in a child process. Raises HastenError."""

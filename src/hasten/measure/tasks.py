@@ -111,6 +111,15 @@ def evaluate(state: State, tensors: Mapping[str, Path], start: int, stop: int, b
     return seconds
 
 
+def operator_times(
+    state: State, runtime: Runtime, folder: Path, target: Target, tensors: Mapping[str, Path], num_calls: int
+) -> list[dict[str, Any]] | None:
+    """`runtime.operator_times` at the target's batch size, as JSON; None where the runtime does not tell."""
+    hold_inputs(state, tensors, target.batch_size)
+    operators = runtime.operator_times(folder, target, state["inputs"], num_calls)
+    return None if operators is None else [asdict(operator) for operator in operators]
+
+
 def peak_memory(
     state: State, runtime: Runtime, folder: Path, target: Target, tensors: Mapping[str, Path], batch_size: int
 ) -> tuple[int, int]:

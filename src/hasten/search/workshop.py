@@ -10,23 +10,26 @@ from typing import Any
 
 import numpy as np
 
-from ..core.candidate import Candidate
+from ..core.candidate import Candidate, Floor
 from ..core.digest import digest_json, digest_path
 from ..core.errors import DataError, HastenError
-from ..core.machine import load_average, this_machine
+from ..core.machine import load_average, this_machine, versions
 from ..core.measurement import Measurement
 from ..core.preprocess import ImagePreprocess
 from ..core.samples import Samples, SplitName
-from ..core.seams import Context, Runtime, Target, Technique
+from ..core.seams import Context, OperatorTime, Runtime, Target, Technique
 from ..core.store import Record, Store
 from ..core.trial import Trial
 from ..core.workload import Workload
 from ..measure import tasks
+from ..measure.ceilings import Ceilings, measure_ceilings
 from ..measure.latency import Entrant, Plan, Race, race, start
+from ..measure.sensitivity import Part, measure_parts
 from ..measure.worker import Worker
 from .study import Study
 
 _CHUNK = 256  # samples preprocessed at a time
+_PROFILED_CALLS = 30  # per operator; their order of size matters, not their third digit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +132,19 @@ class Workshop:
                     raise
                 failed[guilty] = str(error)
 
+    def parts(self, candidate: Candidate, *, reduce_range: bool) -> list[Part]:
+        """What 8-bit numbers do to the outputs of a graph, part by part. Raises NotPossibleHere where it has no parts."""
+        identity = {"candidate": candidate.id, "calibration": self.workload.splits.digest, "reduce_range": reduce_range,
+                    "versions": versions("onnxruntime")}  # fmt: skip
+
+        def work(folder: Path) -> list[dict[str, Any]]:
+            tensors, batch = self.tensors("calibrate"), candidate.signature.batch or 1
+            with Worker("sensitivity", threads=self.target.threads) as worker:
+                return worker.call(measure_parts, candidate.path, tensors, batch=batch, reduce_range=reduce_range)
+
+        with self.study.spending("build"):
+            return [Part.from_json(value) for value in self._step("parts", identity, work).value]
+
     def memory(self, trial: Trial) -> Measurement:
         """Peak memory of a process that only loads and runs the program, less the same process before it."""
         built = self.compile(trial.runtime, trial.candidate)
@@ -151,6 +167,38 @@ class Workshop:
                     "before": before, "after": after},
             where=self.where(),
         )  # fmt: skip
+
+    def operator_times(self, trial: Trial) -> tuple[OperatorTime, ...] | None:
+        """Where the time of one call at the target's batch size goes; None where the runtime does not tell. Raises HastenError."""
+        built = self.compile(trial.runtime, trial.candidate)
+        tensors = self.tensors("select")
+        identity = {
+            "program": self._program_id(trial.runtime, trial.candidate), "machine": self.machine.id,
+            "batch": self.target.batch_size, "calls": _PROFILED_CALLS,
+        }  # fmt: skip
+
+        def work(folder: Path) -> Any:
+            with self.store.measuring(), Worker(f"profile {trial.runtime.name}", threads=trial.runtime.num_threads(self.target)) as worker:
+                return worker.call(tasks.operator_times, trial.runtime, built.folder, self.target, tensors, _PROFILED_CALLS)
+
+        with self.study.spending("profile"):
+            rows = self.store.step("operators", identity, work).value
+        return None if rows is None else tuple(OperatorTime(**{**row, "nodes": tuple(row["nodes"])}) for row in rows)
+
+    def ceilings(self, runtimes: Sequence[Runtime]) -> Ceilings:
+        """What this machine can do at most with the target's threads, and what int8 is worth in each of `runtimes`."""
+        fitting = [r for r in runtimes if r.floor is Floor.GRAPH and r.fits(None, self.target) is None]
+        identity = {
+            "runtimes": [[r.step().to_json(), _code(r)] for r in fitting], "machine": self.machine.id,
+            "threads": self.target.threads, "code": digest_path(Path(inspect.getfile(Ceilings))),
+        }  # fmt: skip
+
+        def work(folder: Path) -> dict[str, Any]:
+            with self.store.measuring():
+                return measure_ceilings(fitting, self.target).to_json()
+
+        with self.study.spending("profile"):
+            return Ceilings.from_json(self.store.step("ceilings", identity, work).value)
 
     def evaluator(self, trial: Trial, split: SplitName, batch_size: int) -> Evaluator:
         """Runs the trial's program over a split, piece by piece, `batch_size` samples a call (a fixed batch wins)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar, Self
 
@@ -48,6 +48,7 @@ class StaticInt8(Technique):
         "all", "Which operators: all that can be, or matmul (MatMul and Gemm only: what pays in transformers).", allowed=("all", "matmul")
     )
     num_samples: int = option(300, "Samples of the calibrate split (at most 100 for percentile and entropy).", unit="samples", low=1)
+    skip: tuple[str, ...] = option((), "Nodes of the graph that stay in float: mixed precision, chosen by what each costs and gains.")
 
     @classmethod
     def space(cls, profile: Profile) -> Iterator[Self]:
@@ -72,6 +73,9 @@ class StaticInt8(Technique):
         seconds = seconds if self.calibration == "minmax" else 3 * seconds
         return Forecast(speedup=speedup, seconds=seconds, int8_operators=operators, smaller=3.5)
 
+    def skipping(self, nodes: tuple[str, ...]) -> Self | None:
+        return replace(self, skip=nodes)
+
     def apply(self, candidate: Candidate, context: Context) -> Candidate:
         quantization = need("onnxruntime.quantization", why="to quantise")
         limit = self.num_samples if self.calibration == "minmax" else min(self.num_samples, _HISTOGRAM_SAMPLES)
@@ -88,6 +92,7 @@ class StaticInt8(Technique):
                 reduce_range=self.reduce_range,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
+                nodes_to_exclude=list(self.skip) or None,
                 calibrate_method=getattr(quantization.CalibrationMethod, _METHODS[self.calibration]),
                 extra_options={"CalibStridedMinMax": reader.chunk},
             )

@@ -43,6 +43,7 @@ class StaticInt8Nncf(Technique):
     model_type: str = option("any", "any, or transformer (its patterns and SmoothQuant, arXiv:2211.10438).", allowed=("any", "transformer"))
     reduce_range: bool = option(False, "Weights in 7 bits: what is right on x86 without VNNI (see the machine's checks).")
     num_samples: int = option(300, "Samples of the calibrate split.", unit="samples", low=1)
+    skip: tuple[str, ...] = option((), "Nodes of the graph that stay in float: mixed precision, chosen by what each costs and gains.")
 
     @classmethod
     def space(cls, profile: Profile) -> Iterator[Self]:
@@ -64,6 +65,9 @@ class StaticInt8Nncf(Technique):
         seconds = 10.0 + 0.1 * min(self.num_samples, profile.num_calibration or self.num_samples)
         return Forecast(speedup=1.9 if "vnni" in profile.facts else 1.3, seconds=seconds, int8_operators=INT8_OPERATORS, smaller=3.5)
 
+    def skipping(self, nodes: tuple[str, ...]) -> Self | None:
+        return replace(self, skip=nodes)
+
     def apply(self, candidate: Candidate, context: Context) -> Candidate:
         with quietly("technique static-int8-nncf"):
             nncf = need("nncf", why="to quantise")
@@ -78,6 +82,7 @@ class StaticInt8Nncf(Technique):
                 preset=nncf.QuantizationPreset(self.preset),
                 model_type=nncf.ModelType.TRANSFORMER if self.model_type == "transformer" else None,
                 fast_bias_correction=True,
+                ignored_scope=nncf.IgnoredScope(names=list(self.skip)) if self.skip else None,
                 advanced_parameters=nncf.AdvancedQuantizationParameters(
                     overflow_fix=nncf.OverflowFix.ENABLE if self.reduce_range else nncf.OverflowFix.DISABLE,
                     disable_bias_correction=not self.bias_correction,
