@@ -52,7 +52,7 @@ def run(job: Job, *, out: Path | None = None, store: Store | None = None, observ
         writer = Writer(job=job, study=study, shop=shop, judge=judge, place=place, command=command or _command(job))
         explorer = Explorer(shop, study, judge, profile, space, start)
         explorer.lossless()
-        writer.write(provisional(explorer.explored()))  # the best so far is always on disk
+        writer.write_so_far(provisional(explorer.explored()))  # the best so far is always on disk
         search(explorer, study)
         finisher = Finisher(shop, study, judge, limits=job.limits, search=job.search, batch_size=explorer.timed_batch)
         finish = finisher.complete(finisher.finish(explorer.explored()))
@@ -71,14 +71,15 @@ def search(explorer: Explorer, study: Study) -> None:
 
 def plan(job: Job, *, store: Store | None = None, observer: Observer | None = None) -> list[PlanLine]:
     """Each technique and runtime for this job on this machine: `ok`, or one sentence why not. Nothing is tried."""
+    store = store or Store.default()
     study = Study(job.search.budget, observer or Observer())
     target = make_target(job)
     check_request(job, target, None)
-    workload = open_workload(job, store or Store.default())
+    workload = open_workload(job, store)
     choose_metric(job, workload)  # a wrong one is an error of the plan already
     profile = ask(job, target, study)
     space = make_space(job, target, profile)
-    shop = Workshop(store or Store.default(), study, workload, target, job.search.seed)
+    shop = Workshop(store, study, workload, target, job.search.seed)
     return list(Explorer.planned(shop, study, profile, space).lines)
 
 

@@ -853,7 +853,7 @@ def test_limits_that_nothing_keeps_are_exit_code_5(here: Path) -> None:
     assert not (here / "none").exists()
 
 
-@pytest.fixture(params=["24k", "100k"])
+@pytest.fixture(params=["24k", "100k", "200k", "340k"])
 def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "disk"
     place.mkdir()
@@ -872,5 +872,6 @@ def test_a_full_disk_is_one_line(here: Path, small_disk: Path) -> None:
     assert done.returncode == 3, done.stderr
     message = "error: store: needs space on the disk, which is full. Free some, or set HASTEN_STORE to another disk."
     assert last_line(done.stderr, here) == message
+    assert "failed: store" not in done.stderr, "it ends at once, and does not try each remaining program"
     failures = [record for record in small_disk.glob("store/objects/*/*/record.json") if "failure" in record.read_text()]
     assert not failures, "a full disk is no fault of the step, and must be tried again"

@@ -15,7 +15,7 @@ import report_fixture as fixture
 
 from hasten.report import plots
 from hasten.report.html import render
-from hasten.report.story import Story, changes, headline, measured_how
+from hasten.report.story import Story, badge, changes, headline, measured_how
 
 SECTIONS = ["answer", "front", "candidates", "lessons", "speed", "disagreements", "machine", "account", "how", "decisions", "repeat"]
 
@@ -136,6 +136,13 @@ def test_undecided_is_not_sold_as_certified() -> None:
 def test_failed_limits_give_the_reason() -> None:
     said = headline(story(verdict="failed", reason="the smallest program takes 21 MB, 20 are allowed.", answer=None, speedup=None))
     assert said == "**No program of MobileNetV2 keeps the limits**: the smallest program takes 21 MB, 20 are allowed."
+
+
+def test_a_search_that_has_not_ended_says_so_first() -> None:
+    unfinished = story(verdict="unfinished", drop_points=None)
+    assert headline(unfinished).startswith("**The search has not ended**")
+    assert "Nothing is certified" in headline(unfinished)
+    assert badge(unfinished.answer) == "Search not ended"
 
 
 def test_a_reference_answer_tells_the_gain_over_the_start_only_beyond_the_noise() -> None:

@@ -33,7 +33,10 @@ def _head(manifest: Manifest, answer: Mapping[str, Any]) -> str:
     lines = [f"# {manifest.model}"]
     if reason := answer.get("reason"):
         lines.append(str(reason))
-    if verdict := answer.get("verdict"):
+    verdict = answer.get("verdict")
+    if verdict == "unfinished":
+        lines.append("Verdict: **unfinished**. It was written while the search went on; nothing was certified.")
+    elif verdict:
         lines.append(f"Verdict: **{verdict}**, certified {manifest.created} on {manifest.machine['text']}.")
     return "\n\n".join(lines)
 

@@ -23,6 +23,7 @@ VERBS = {
     "bench": "bench",
     "report": "report",
     "serve": "serve",
+    "store": "store",
     "list": "listing",
     "show": "show",
 }

@@ -34,7 +34,7 @@ def need(package: str, *, why: str = "") -> ModuleType:
     if not has(top):
         extra = EXTRA_OF.get(top)
         line = f'`pip install "hasten[{extra}]"`' if extra else f"`pip install {top}`"
-        raise MissingExtra(f"package {top!r}", f"is needed {why or 'here'} and is not installed", hint=f"Install it: {line}")
+        raise MissingExtra(f"package {top!r}", f"is needed {why or 'here'} and is not installed", package=top, hint=f"Install it: {line}")
     for reporter in _PHONES_HOME:
         sys.modules.setdefault(reporter, None)  # type: ignore[arg-type]  # importing it fails, and who wanted it does without
     return importlib.import_module(package)

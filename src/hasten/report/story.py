@@ -15,6 +15,7 @@ BADGES = {
     "reference": "Already at its best",
     "undecided": "Undecided",
     "failed": "Limits not met",
+    "unfinished": "Search not ended",
 }
 """A verdict in the fewest words."""
 
@@ -103,7 +104,9 @@ def badge(answer: Record) -> str:
 
 def headline(story: Story) -> str:
     """The answer in one sentence; **stars** mark what carries it."""
-    return {"passed": _passed, "reference": _reference, "undecided": _undecided}.get(str(story.answer.get("verdict")), _failed)(story)
+    return {"passed": _passed, "reference": _reference, "undecided": _undecided, "unfinished": _unfinished}.get(
+        str(story.answer.get("verdict")), _failed
+    )(story)
 
 
 def figures(story: Story) -> list[tuple[str, str, str]]:
@@ -259,6 +262,12 @@ def _undecided(story: Story) -> str:
     more = f"; about {needed:,} would" if needed else ""
     losing = f", {_losing(story, drop)}" if drop and drop.get("value") is not None else ""
     return f"{_speed(story)}{losing}, but **{have}** whether it keeps the limit{more}."
+
+
+def _unfinished(story: Story) -> str:
+    over_start: Record = (story.answer.get("speedup") or {}).get("over_start") or {}
+    gain = f", **{words.times(over_start)}** than the model was" if (over_start.get("low") or 0) > 1 else ""
+    return f"**The search has not ended**: this is the fastest lossless program of {story.name} so far{gain}. Nothing is certified."
 
 
 def _failed(story: Story) -> str:

@@ -54,6 +54,7 @@ class OnnxRuntime(Runtime):
         "all",
         "Graph optimisations at load: all, extended (no memory layouts of this CPU), basic (no fusions of its own) or disabled.",
         choices=("all",),
+        allowed=tuple(_LEVELS),
     )
 
     def fits(self, candidate: Candidate | None, target: Target) -> str | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..core.errors import HastenError
+from ..core.errors import DiskFull, HastenError
 from ..core.job import LimitsSection, SearchSection
 from ..core.measurement import Interval, Measurement, Verdict
 from ..core.trial import Fate, Trial
@@ -34,7 +34,7 @@ _TWIN = "twin"
 class Finish:
     """What the finish found.
 
-    verdict: passed | reference | undecided | failed; answer: None only where nothing keeps the limits; over_start,
+    verdict: passed | reference | undecided | failed | unfinished; answer: None only where nothing keeps the limits; over_start,
     over_lossless: speed-ups of the answer in the final race; noise_floor: the reference against its own twin.
     """
 
@@ -69,7 +69,7 @@ def provisional(explored: Explored) -> Finish:
     start, reference = explored.start, explored.reference
     unknown = Interval(value=float("nan"), low=float("nan"), high=float("nan"))
     return Finish(
-        verdict="reference", reason="the search has not ended; this is the fastest lossless program so far",
+        verdict="unfinished", reason="the search has not ended; this is the fastest lossless program so far",
         start=start, reference=reference, answer=reference, finalists=(),
         over_start=_inverse(start.speedup) if start.speedup else unknown,
         over_lossless=Interval(value=1.0, low=1.0, high=1.0), noise_floor=unknown,
@@ -133,6 +133,8 @@ class Finisher:
             self.study.decide(f"throughput at batch {batch}", "the best batch differs from model to model")
             try:
                 race = self.shop.race(list(known.values()), _THROUGHPUT, batch_size=batch, label="throughput")
+            except DiskFull:
+                raise
             except HastenError as error:
                 self.study.learn(f"batch {batch} failed: {error}")
                 break
@@ -153,6 +155,8 @@ class Finisher:
         trial = trial.measured(race.latency[trial.id])
         try:
             return trial.measured(self.shop.memory(trial))
+        except DiskFull:
+            raise
         except HastenError as error:
             self.study.learn(f"not measured: {error}")
             return trial
@@ -176,6 +180,8 @@ class Finisher:
             self.study.decide(f"certify {trial.text}", f"at error rate {alpha:.3g}, its share of {ALPHA:g}")
             try:
                 pair = self.judge.rows(trial, "certify")
+            except DiskFull:
+                raise
             except HastenError as error:
                 judged.append(trial.with_(fate=Fate.FAILED, reason=str(error)))
                 continue

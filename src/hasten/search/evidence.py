@@ -61,7 +61,7 @@ def lines(
         "objective": job.search.objective, "limits": job.limits.model_dump(mode="json"), "threads": target.threads,
         "batch_size": target.batch_size, "num_samples": {n: len(splits[n]) for n in ("calibrate", "select", "certify")},
         "noise_floor": three(finish.noise_floor), "model_name": workload.name, "account_seconds": study.closed_account(),
-        "budget_seconds": study.budget_seconds,
+        "budget_seconds": study.budget_seconds, "finished": finish.verdict != "unfinished",
     }  # fmt: skip
     members = {t.id for t in front}
     result: list[dict[str, Any]] = [first]

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..core.candidate import Candidate, Floor
-from ..core.errors import HastenError, NotPossibleHere
+from ..core.errors import DiskFull, HastenError, NotPossibleHere
 from ..core.registry import find
 from ..core.seams import Profile, Runtime, Technique
 from ..core.trial import Fate, Trial
@@ -170,6 +170,8 @@ class Explorer:
         try:
             kinds, ceilings = self.shop.layer_kinds(graph), self.shop.ceilings(runtimes)
             times = {r: self.shop.operator_times(Trial(candidate=graph, runtime=r)) for r in runtimes}
+        except DiskFull:
+            raise
         except HastenError as error:
             self.study.learn(f"no profile, so the techniques' own forecasts are used: {error}")
             return
@@ -319,6 +321,8 @@ class Explorer:
             self.study.decide(technique.step().text, "changes nothing but time")
         try:
             return self.shop.apply(technique, candidate)
+        except DiskFull:
+            raise
         except HastenError as error:
             if technique.floor is Floor.MODULE:
                 raise  # a model that cannot leave its floor is the user's to know, at once

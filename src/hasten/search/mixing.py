@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..core.errors import HastenError
+from ..core.errors import DiskFull, HastenError
 from ..core.measurement import Interval
 from ..core.seams import Profile
 from ..core.trial import Trial
@@ -81,6 +81,8 @@ class Mixer:
             self.study.decide(f"the parts of {whole.step.text}", "what each costs in quality and gains in time in 8 bits")
             try:
                 self._measure(whole)
+            except DiskFull:
+                raise
             except HastenError as error:
                 self.study.learn(f"not mixed: {error}")
                 continue

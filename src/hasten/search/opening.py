@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,8 +41,7 @@ def check_request(job: Job, target: Target, out: Path | None) -> None:
 
 def open_workload(job: Job, store: Store) -> Workload:
     """The workload of a job. Raises JobError, DataError, ModelError, ExportError, MissingExtra."""
-    with tempfile.TemporaryDirectory(dir=store.root / "tmp") as scratch:
-        folder = Path(scratch)
+    with store.scratch() as folder:
         if job.model.module is not None or job.data.content is not None:
             workload = _open({}, job, folder)  # objects of the caller's process stay in it
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..core.errors import HastenError
+from ..core.errors import DiskFull, HastenError
 from ..core.measurement import Interval, Measurement
 from ..core.trial import Fate, Trial
 from ..core.units import format_seconds
@@ -71,6 +71,8 @@ class Tryout:
         self.study.decide(trial.text, "does it compute what the original computes?")
         try:
             verdict = self.judge.parity(trial)
+        except DiskFull:
+            raise
         except HastenError as error:
             self._failed(trial, str(error))
             return False
@@ -146,6 +148,8 @@ class Tryout:
     def _is_sane(self, trial: Trial) -> bool:
         try:
             problem = self.judge.sane(trial)
+        except DiskFull:
+            raise
         except HastenError as error:
             problem = str(error)
         if problem:
@@ -161,6 +165,8 @@ class Tryout:
     def _sample_quality(self, trial: Trial) -> tuple[Trial, float | None]:
         try:
             judged = self.judge.sample(trial)
+        except DiskFull:
+            raise
         except HastenError as error:
             self._failed(trial, str(error))
             return trial, None

@@ -222,7 +222,7 @@ class Workshop:
         if record.key not in self._booked:
             self._booked.add(record.key)
             self.worked_seconds += record.seconds
-            self.study.credit(0.0 if record.fresh else record.seconds)
+            self.study.credit(0.0 if record.fresh else max(0.0, record.seconds - record.waited_seconds))
         return record
 
     def where(self) -> dict[str, Any]:

@@ -1,0 +1,58 @@
+"""What can befall a child process, for real. Run them in a `hasten.measure.worker.Worker`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import time
+from typing import Any
+
+from hasten.core.errors import NotPossibleHere
+
+
+def killed_from_outside(state: Any) -> None:
+    subprocess.run(["kill", "-KILL", str(os.getpid())], check=True)
+    time.sleep(60)
+
+
+def segmentation_fault(state: Any) -> None:
+    ctypes.string_at(0)
+
+
+def memory_error(state: Any) -> None:
+    bytearray(1 << 60)
+
+
+def memory_error_in_a_librarys_words(state: Any) -> None:
+    try:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
+    except RuntimeError as error:
+        raise NotPossibleHere("technique toy", f"failed on this model ({error})") from error
+
+
+def grow(state: Any) -> None:
+    held = []
+    while True:
+        held.append(b"x" * 10_000_000)
+        time.sleep(0.01)  # its parent looks a few times a second
+
+
+def sleep(state: Any) -> None:
+    time.sleep(60)
+
+
+def value_error(state: Any) -> None:
+    raise ValueError("wrong")
+
+
+def disk_full(state: Any) -> None:
+    with open("/dev/full", "wb", buffering=0) as file:
+        file.write(b"x")
+
+
+def disk_full_in_a_plug_ins_words(state: Any) -> None:
+    try:
+        disk_full(state)
+    except OSError as error:
+        raise NotPossibleHere("technique toy", f"failed on this model ({error})") from error
