@@ -228,11 +228,13 @@ class Finisher:
         """Which limit a trial breaks, or None."""
         latency, size, memory = (trial.latest(m) for m in ("latency", "size", "peak_memory"))
         if self.limits.latency_ms is not None and latency is not None:
-            p95 = latency.percentile(95)
-            if p95 is None:
-                return f"latency: {len(latency.samples)} runs are too few to own a 95th percentile"
-            if p95 * 1e3 > self.limits.latency_ms:
-                return f"p95 latency is {p95 * 1e3:.3g} ms, over the {self.limits.latency_ms:g} ms allowed"
+            p95, bound = latency.percentile(95), latency.percentile_bound(95)
+            if p95 is None or bound is None:
+                return f"latency: {latency.num_moments} moments of the machine are too few to own a 95th percentile"
+            if bound * 1e3 > self.limits.latency_ms:
+                return (
+                    f"p95 latency is {p95 * 1e3:.3g} ms, at most {bound * 1e3:.3g} at 95 %, over the {self.limits.latency_ms:g} ms allowed"
+                )
         if self.limits.size_mb is not None and size is not None and size.samples[0] > self.limits.size_mb * 1e6:
             return f"size is {size.samples[0] / 1e6:.3g} MB, over the {self.limits.size_mb:g} MB allowed"
         if self.limits.memory_mb is not None and memory is not None and memory.samples[0] > self.limits.memory_mb * 1e6:
