@@ -143,10 +143,10 @@ def test_energy_is_never_shown_without_its_label(label: str, said: str) -> None:
     joules = {"value": 0.0022, "low": 0.002, "high": 0.0024, "label": label}
     chosen = {**fixture.answer()["answer"], "energy_joules": joules}
     run = {"kind": "run", "model_name": "net", "objective": "energy", "energy": {"label": label, "how": "by some means"}}
-    start = {"kind": "trial", "id": "s", "fate": "start", "energy": {**joules, "value": 0.005}}
+    start = {"kind": "trial", "id": "s", "fate": "start", "energy": {"value": 0.005, "low": 0.0048, "high": 0.0052, "label": label}}
     told = Story.of({"answer": {**fixture.answer(), "answer": chosen}}, [run, start])
-    assert ("Energy of a call", "2.2 mJ", f"{label}, 2.0 to 2.4") in figures(told)
-    assert f"takes **2.2 mJ** a call instead of 5.0 mJ ({label})" in headline(told)
+    assert ("Energy of a call", "2.20 mJ", f"{label}, 2.00 to 2.40") in figures(told)
+    assert f"takes **2.20 mJ** a call instead of 5.00 mJ ({label})" in headline(told)
     assert ("Energy", f"{said}by some means.") in measured_how(told)
     assert label in render({"answer": told.answer}, [run, start])
 

@@ -209,7 +209,8 @@ def _timing(story: Story) -> list[tuple[str, str]]:
     lines.append(
         (
             "Statistics",
-            "A latency is the median over the rounds' medians; its 95 % interval is made of order statistics and assumes no distribution. "
+            "A latency is the median over the rounds' medians; its 95 % interval is that of order statistics, and no narrower "
+            "than Student's over the sets of processes. "
             "Speed ratios are taken within each round, so that a slow minute hits both sides alike.",
         )
     )

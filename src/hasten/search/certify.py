@@ -18,7 +18,7 @@ from ..core.measurement import Interval, Measurement, Verdict
 from ..core.trial import Fate, Trial
 from ..measure.latency import Plan, Race, final_plan
 from ..measure.statistics import noninferiority, ratio_interval
-from .explore import Explored, speedup
+from .explore import Explored
 from .judge import Judge
 from .study import Study
 from .workshop import Workshop
@@ -71,7 +71,8 @@ def provisional(explored: Explored) -> Finish:
     return Finish(
         verdict="unfinished", reason="the search has not ended; this is the fastest lossless program so far",
         start=start, reference=reference, answer=reference, finalists=(),
-        over_start=speedup(start, reference) or unknown, over_lossless=Interval(value=1.0, low=1.0, high=1.0), noise_floor=unknown,
+        over_start=_inverse(start.speedup) if start.speedup else unknown,
+        over_lossless=Interval(value=1.0, low=1.0, high=1.0), noise_floor=unknown,
     )  # fmt: skip
 
 
@@ -229,11 +230,13 @@ class Finisher:
         """Which limit a trial breaks, or None."""
         latency, size, memory = (trial.latest(m) for m in ("latency", "size", "peak_memory"))
         if self.limits.latency_ms is not None and latency is not None:
-            p95 = latency.percentile(95)
-            if p95 is None:
-                return f"latency: {len(latency.samples)} runs are too few to own a 95th percentile"
-            if p95 * 1e3 > self.limits.latency_ms:
-                return f"p95 latency is {p95 * 1e3:.3g} ms, over the {self.limits.latency_ms:g} ms allowed"
+            p95, bound = latency.percentile(95), latency.percentile_bound(95)
+            if p95 is None or bound is None:
+                return f"latency: {latency.num_moments} moments of the machine are too few to own a 95th percentile"
+            if bound * 1e3 > self.limits.latency_ms:
+                return (
+                    f"p95 latency is {p95 * 1e3:.3g} ms, at most {bound * 1e3:.3g} at 95 %, over the {self.limits.latency_ms:g} ms allowed"
+                )
         if self.limits.size_mb is not None and size is not None and size.samples[0] > self.limits.size_mb * 1e6:
             return f"size is {size.samples[0] / 1e6:.3g} MB, over the {self.limits.size_mb:g} MB allowed"
         if self.limits.memory_mb is not None and memory is not None and memory.samples[0] > self.limits.memory_mb * 1e6:
@@ -256,6 +259,10 @@ def _no_less_energy(trial: Trial, reference: Trial, floor: float) -> str | None:
         return None
     told = f"{ratio.value:.2f}x ({ratio.low:.2f} to {ratio.high:.2f}), noise up to {floor:.3f}x"
     return f"takes no less energy than the reference beyond the noise: {told}"
+
+
+def _inverse(ratio: Interval) -> Interval:
+    return replace(ratio, value=1 / ratio.value, low=1 / ratio.high, high=1 / ratio.low)
 
 
 def _ratio(race: Race, over: str, of: str) -> Interval:

@@ -24,6 +24,7 @@ from ..core.workload import Workload
 from ..measure import energy, tasks
 from ..measure.ceilings import Ceilings, measure_ceilings
 from ..measure.latency import Entrant, Plan, Race, race, start
+from ..measure.layers import layer_kinds
 from ..measure.sensitivity import Part, measure_parts
 from ..measure.worker import Worker
 from .study import Study
@@ -151,6 +152,17 @@ class Workshop:
         with self.study.spending("build"):
             return [Part.from_json(value) for value in self._step("parts", identity, work).value]
 
+    def layer_kinds(self, graph: Candidate) -> dict[str, str]:
+        """Node name -> kind of layer, as `ceilings` names kinds."""
+
+        def work(folder: Path) -> dict[str, str]:
+            with Worker("layers") as worker:
+                return worker.call(layer_kinds, graph.path)
+
+        with self.study.spending("profile"):
+            kinds: dict[str, str] = self._step("layers", {"candidate": graph.id}, work).value
+        return kinds
+
     def memory(self, trial: Trial) -> Measurement:
         """Peak memory of a process that only loads and runs the program, less the same process before it."""
         built = self.compile(trial.runtime, trial.candidate)
@@ -188,7 +200,7 @@ class Workshop:
                 return worker.call(tasks.operator_times, trial.runtime, built.folder, self.target, tensors, _PROFILED_CALLS)
 
         with self.study.spending("profile"):
-            rows = self.store.step("operators", identity, work).value
+            rows = self._step("operators", identity, work).value
         return None if rows is None else tuple(OperatorTime(**{**row, "nodes": tuple(row["nodes"])}) for row in rows)
 
     def ceilings(self, runtimes: Sequence[Runtime]) -> Ceilings:
@@ -204,7 +216,7 @@ class Workshop:
                 return measure_ceilings(fitting, self.target).to_json()
 
         with self.study.spending("profile"):
-            return Ceilings.from_json(self.store.step("ceilings", identity, work).value)
+            return Ceilings.from_json(self._step("ceilings", identity, work).value)
 
     def evaluator(self, trial: Trial, split: SplitName, batch_size: int) -> Evaluator:
         """Runs the trial's program over a split, piece by piece, `batch_size` samples a call (a fixed batch wins)."""
