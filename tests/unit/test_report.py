@@ -17,7 +17,9 @@ from hasten.report import plots
 from hasten.report.html import render
 from hasten.report.story import Story, badge, changes, figures, headline, measured_how
 
-SECTIONS = ["answer", "front", "candidates", "lessons", "speed", "disagreements", "machine", "account", "how", "decisions", "repeat"]
+SECTIONS = [
+    "answer", "front", "candidates", "lessons", "forecasts", "speed", "disagreements", "machine", "account", "how", "decisions", "repeat",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -209,3 +211,11 @@ def test_how_it_was_measured_counts_the_raw_samples() -> None:
 def _minimal_with(*records: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     manifest, evidence = fixture.minimal()
     return manifest, [*evidence, *records]
+
+
+def test_forecasts_stand_beside_what_came_of_them(page: str) -> None:
+    section = page[page.index('id="forecasts"') : page.index('id="speed"')]
+    assert "Half of the 2 forecasts were off by less than 33 %; 1 of the 2 ranges" in section
+    assert section.count('<tr class="outside">') == 1
+    assert "1.60x" in section
+    assert "1.72x" in section

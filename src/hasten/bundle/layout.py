@@ -24,7 +24,8 @@ EVIDENCE: each line has `kind`:
                    speedup{value,low,high}|null (over the reference, same run), drop{value,low,high,n}|null (points, select split),
                    quality{metric: value}, verdict{outcome, reason, drop{...}, limit, alpha, needed_samples, method}|null}
     measurement   {trial, stage: explore|final, metric, unit, samples[...], groups[...], cpu_seconds[...], method{...}, where{...}}
-    decision      {seconds (since the start), what, why, learnt}
+    decision      {seconds (of the budget), what, why, learnt, and of a step that was chosen by what it promised: forecast{speedup, low,
+                   high (90 %), right (probability), seconds}, outcome{speedup|null, right|null, seconds}|null}
     disagreement  {index (in the certify split), label|null, start (class name or number), answer, confidence_start,
                    confidence_answer, picture: base64 PNG or null}
     outcomes      {split: certify, metric, start: [per-sample outcome], answer: [per-sample outcome]}
