@@ -1,4 +1,4 @@
-"""What can befall a child process, for real. Run them in a `hasten.measure.worker.Worker`."""
+"""What child processes of tests do or meet, for real; here, since a child must be able to import it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import ctypes
 import os
 import subprocess
 import time
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 from hasten.core.errors import NotPossibleHere
+from hasten.measure.energy import Meter
 
 
 def killed_from_outside(state: Any) -> None:
@@ -56,3 +60,24 @@ def disk_full_in_a_plug_ins_words(state: Any) -> None:
         disk_full(state)
     except OSError as error:
         raise NotPossibleHere("technique toy", f"failed on this model ({error})") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneJouleARead(Meter):
+    """Counts one joule from each reading to the next. path: a file that holds the count, as the kernel's do."""
+
+    least_seconds: ClassVar[float] = 0.001
+
+    path: Path
+
+    @property
+    def text(self) -> str:
+        return "one joule a slice"
+
+    def read(self) -> tuple[float, ...]:
+        count = float(self.path.read_text())
+        self.path.write_text(str(count + 1))
+        return (count,)
+
+    def spent(self, before: Sequence[float], after: Sequence[float]) -> float:
+        return after[0] - before[0]

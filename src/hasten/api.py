@@ -45,7 +45,7 @@ def optimize(
             divided 10/30/60 into calibrate, select and certify.
         max_drop: points of quality that may be lost. Default: 0.5.
         budget: time for the search, seconds or a text such as "5m". Default: 5 minutes.
-        objective: latency (default), throughput, size or memory.
+        objective: latency (default), throughput, size, memory or energy.
         metric: what good means. Default: accuracy with class labels, else fidelity to the original.
         threads: that may be used. Default: all cores.
         settings: any other key of the job, such as {"limits.latency_ms": 5.0}; `hasten show job` lists them.

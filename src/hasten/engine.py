@@ -21,7 +21,7 @@ from .search.explore import Explorer, right_runtime
 from .search.front import Front
 from .search.judge import Judge
 from .search.observer import Observer
-from .search.opening import check_request, choose_metric, open_workload
+from .search.opening import check_request, choose_metric, energy_source, open_workload
 from .search.space import PlanLine as PlanLine
 from .search.space import make_space
 from .search.study import Study
@@ -38,13 +38,14 @@ def run(job: Job, *, out: Path | None = None, store: Store | None = None, observ
     study.observer.budget(job.search.budget)
     target = make_target(job)
     check_request(job, target, out)
+    energy = energy_source(job, target)
     with study.spending("open"):
         study.stage("open", "read the data, divide it, load the model")
         workload = open_workload(job, store)
     metric = choose_metric(job, workload)
     profile = ask(job, target, study)
     space = make_space(job, target, profile)
-    shop = Workshop(store, study, workload, target, job.search.seed)
+    shop = Workshop(store, study, workload, target, job.search.seed, energy=energy)
     start = Trial(candidate=workload.original, runtime=right_runtime(workload.original.floor), fate=Fate.START)
     with Judge(shop, start, metric, job.limits.max_drop) as judge:
         judge.check()
@@ -75,6 +76,7 @@ def plan(job: Job, *, store: Store | None = None, observer: Observer | None = No
     study = Study(job.search.budget, observer or Observer())
     target = make_target(job)
     check_request(job, target, None)
+    energy_source(job, target)
     workload = open_workload(job, store)
     choose_metric(job, workload)  # a wrong one is an error of the plan already
     profile = ask(job, target, study)

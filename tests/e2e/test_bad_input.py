@@ -288,7 +288,7 @@ CASES: list[tuple[str, list[str], int, str]] = [
     ("list-budget", job_with("search.budget=[5]"), 2,
      "search.budget: must be a duration, but got [5]. Write it like 90s, 5m or 1h30m."),
     ("unknown-objective", job_with("search.objective='latencie'"), 2,
-     "search.objective: should be 'latency', 'throughput', 'size' or 'memory', but got 'latencie'."),
+     "search.objective: should be 'latency', 'throughput', 'size', 'memory' or 'energy', but got 'latencie'."),
     ("unknown-metric", job_with("quality.metric='acuracy'"), 2,
      "quality.metric: must name one of the metrics, but got 'acuracy'. Did you mean 'accuracy'?"),
     ("unknown-runtime", job_with("target.runtimes=['onnxruntim']"), 2,

@@ -15,7 +15,7 @@ import report_fixture as fixture
 
 from hasten.report import plots
 from hasten.report.html import render
-from hasten.report.story import Story, badge, changes, headline, measured_how
+from hasten.report.story import Story, badge, changes, figures, headline, measured_how
 
 SECTIONS = [
     "answer", "front", "candidates", "lessons", "forecasts", "speed", "disagreements", "machine", "account", "how", "decisions", "repeat",
@@ -138,6 +138,25 @@ def test_undecided_is_not_sold_as_certified() -> None:
 def test_failed_limits_give_the_reason() -> None:
     said = headline(story(verdict="failed", reason="the smallest program takes 21 MB, 20 are allowed.", answer=None, speedup=None))
     assert said == "**No program of MobileNetV2 keeps the limits**: the smallest program takes 21 MB, 20 are allowed."
+
+
+@pytest.mark.parametrize(("label", "said"), [("measured", "Measured: "), ("estimated", "Estimated, not measured: ")])
+def test_energy_is_never_shown_without_its_label(label: str, said: str) -> None:
+    joules = {"value": 0.0022, "low": 0.002, "high": 0.0024, "label": label}
+    chosen = {**fixture.answer()["answer"], "energy_joules": joules}
+    run = {"kind": "run", "model_name": "net", "objective": "energy", "energy": {"label": label, "how": "by some means"}}
+    start = {"kind": "trial", "id": "s", "fate": "start", "energy": {"value": 0.005, "low": 0.0048, "high": 0.0052, "label": label}}
+    told = Story.of({"answer": {**fixture.answer(), "answer": chosen}}, [run, start])
+    assert ("Energy of a call", "2.20 mJ", f"{label}, 2.00 to 2.40") in figures(told)
+    assert f"takes **2.20 mJ** a call instead of 5.00 mJ ({label})" in headline(told)
+    assert ("Energy", f"{said}by some means.") in measured_how(told)
+    assert label in render({"answer": told.answer}, [run, start])
+
+
+def test_unknown_energy_is_said_to_be_unknown() -> None:
+    told = Story.of({}, [{"kind": "run", "energy": {"label": "unknown", "how": "there are no counters"}}])
+    assert ("Energy", "Unknown: there are no counters.") in measured_how(told)
+    assert not any(name.startswith("Energy") for name, _, _ in figures(told))
 
 
 def test_a_search_that_has_not_ended_says_so_first() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..core.units import format_bytes, format_seconds
+from ..core.units import format_bytes, format_joules, format_seconds
 from .manifest import Manifest
 
 
@@ -50,6 +50,7 @@ def _numbers(answer: Mapping[str, Any]) -> str:
         ("Quality lost", _interval(answer.get("drop_points"), _points)),
         ("Size", format_bytes(chosen["size_bytes"]) if chosen.get("size_bytes") is not None else ""),
         ("Peak memory", format_bytes(chosen["peak_memory_bytes"]) if chosen.get("peak_memory_bytes") is not None else ""),
+        (f"Energy of a call, {(chosen.get('energy_joules') or {}).get('label')}", _interval(chosen.get("energy_joules"), format_joules)),
     ]
     body = [f"| {name} | {value} |" for name, value in rows if value]
     return "\n".join(["## Numbers", "", "| | |", "|---|---|", *body]) if body else ""

@@ -18,7 +18,7 @@ from .errors import JobError
 from .preprocess import ImagePreprocess
 from .units import parse_duration
 
-Objective = Literal["latency", "throughput", "size", "memory"]
+Objective = Literal["latency", "throughput", "size", "memory", "energy"]
 
 Seconds = Annotated[float, BeforeValidator(lambda v: parse_duration(v, field="search.budget"))]
 
@@ -92,6 +92,9 @@ class LimitsSection(_Section):
     memory_mb: Annotated[
         float | None, Field(gt=0, allow_inf_nan=False, strict=False, description="Peak memory over an empty process, in millions of bytes.")
     ] = None
+    energy_mj: Annotated[
+        float | None, Field(gt=0, allow_inf_nan=False, strict=False, description="Energy of a call, millijoules: the upper 95 % bound.")
+    ] = None
 
 
 class TargetSection(_Section):
@@ -102,6 +105,13 @@ class TargetSection(_Section):
     runtimes: Annotated[
         Names | None, Field(description="Runtimes that may be used (`hasten list runtimes`). Default: all that are installed.")
     ] = None
+    watts_per_core: Annotated[
+        float | None,
+        Field(
+            gt=0, allow_inf_nan=False, strict=False,
+            description="Watts that one busy core draws, for an estimate of energy where the machine's own counters cannot be read.",
+        ),
+    ] = None  # fmt: skip
 
 
 class SearchSection(_Section):

@@ -56,7 +56,7 @@ class Profile:
     """What is known before anything is tried: the machine, what it answered when asked, the target and the aim.
 
     facts: answers of the doctor's checks (`u8s8-saturates`); operators: how many of each operator the graph holds,
-    known once the graph exists; objective: latency, throughput, size or memory.
+    known once the graph exists; objective: latency, throughput, size, memory or energy.
     """
 
     machine: Machine

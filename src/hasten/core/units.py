@@ -53,6 +53,14 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds / 1e-9:.3g} ns" if seconds else "0 s"
 
 
+def format_joules(joules: float) -> str:
+    """An energy for people: `3.2 mJ`."""
+    for unit, size in (("J", 1.0), ("mJ", 1e-3), ("µJ", 1e-6)):
+        if joules >= size:
+            return f"{joules / size:.3g} {unit}"
+    return f"{joules / 1e-6:.3g} µJ"
+
+
 def format_bytes(size: float) -> str:
     """A size for people, in powers of ten: `4.65 MB`."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -15,6 +15,7 @@ from ..core.candidate import Candidate
 from ..core.errors import ModelError
 from ..core.seams import Arrays, Context, Program, Runtime, Target, Technique
 from ..core.signature import Signature, TensorSpec
+from .energy import Meter
 from .flops import count
 from .worker import State
 
@@ -68,9 +69,11 @@ def warm_up(state: State, max_seconds: float) -> dict[str, float]:
     return {"runs": runs, "seconds": time.perf_counter() - began, "best": best}
 
 
-def time_slice(state: State, seconds: float, min_runs: int) -> tuple[list[float], list[float]]:
-    """Runs for about `seconds`, at least `min_runs`: wall seconds of each, and CPU seconds of each as the mean of the slice
-    (the kernel books the time of other threads at its ticks, too coarse for one run).
+def time_slice(
+    state: State, seconds: float, min_runs: int, meter: Meter | None = None
+) -> tuple[list[float], list[float], float | None]:  # fmt: skip
+    """Runs for about `seconds`, at least `min_runs`: wall seconds of each; CPU seconds of each as the mean of the slice
+    (the kernel books the time of other threads at its ticks, too coarse for one run); and joules of each, as the mean by `meter`.
 
     Runs of the first `LEAD_IN_SECONDS`, at least one, are not counted: caches hold another process's data, and threads of the one
     before (torch's, for some milliseconds) may still spin.
@@ -79,14 +82,16 @@ def time_slice(state: State, seconds: float, min_runs: int) -> tuple[list[float]
     wall: list[float] = []
     gc.disable()
     _run_for(program, inputs, LEAD_IN_SECONDS)
+    energy_began = meter.read() if meter else ()
     cpu_began, began = time.process_time(), time.perf_counter()
     while len(wall) < min_runs or time.perf_counter() - began < seconds:
         started = time.perf_counter()
         program.run(inputs)
         wall.append(time.perf_counter() - started)
     cpu = time.process_time() - cpu_began
+    joules = meter.spent(energy_began, meter.read()) / len(wall) if meter else None
     gc.enable()
-    return wall, [cpu / len(wall)] * len(wall)
+    return wall, [cpu / len(wall)] * len(wall), joules
 
 
 def evaluate(state: State, tensors: Mapping[str, Path], start: int, stop: int, batch_size: int, folder: Path) -> float:

@@ -45,6 +45,9 @@ def front_table(trials: Sequence[Mapping[str, Any]], *, title: str = "") -> Tabl
     table.add_column("Program", overflow="fold", ratio=1, min_width=24)
     for name in ("Latency", "Speed-up", "Drop, points", "Size"):
         table.add_column(name, justify="right", no_wrap=True)
+    with_energy = any(trial.get("energy") for trial in trials)
+    if with_energy:
+        table.add_column("Energy", justify="right", no_wrap=True)
     table.add_column("Outcome", no_wrap=True)
     for trial in Story.of({}, [{"kind": "trial", **t} for t in trials]).trials:
         fate = str(trial.get("fate") or "")
@@ -57,10 +60,16 @@ def front_table(trials: Sequence[Mapping[str, Any]], *, title: str = "") -> Tabl
             words.ratio(trial.get("speedup")).value if fate != "reference" else "1x",
             "lossless" if lossless else bounded,
             words.size(trial.get("size_bytes")),
+            *([_energy(trial.get("energy"))] if with_energy else []),
             Text(fate + (" ●" if trial.get("on_front") else ""), style=_COLOUR.get(fate, "")),
             style="dim" if fate in ("lost", "failed") else "",
         )
     return table
+
+
+def _energy(energy: Mapping[str, Any] | None) -> str:
+    """`1.2 mJ`, marked `est.` where it was not measured."""
+    return words.joules(energy).value + (" est." if energy and energy.get("label") == "estimated" else "")
 
 
 def bench_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -125,5 +125,5 @@ def _run(shop: Workshop, study: Study, command: str) -> Mapping[str, Any]:
         "command": command, "machine": this_machine().to_json(), "versions": versions(*_PACKAGES),
         "started": study.started.isoformat(timespec="seconds"),
         "load": {"now": load_average(), "others_busy": study.busiest, "busy": busy, "sentence": sentence},
-        "flops": counts.get("flops"), "parameters": counts.get("parameters"),
+        "energy": shop.energy.to_json(), "flops": counts.get("flops"), "parameters": counts.get("parameters"),
     }  # fmt: skip

@@ -152,7 +152,7 @@ class Finisher:
 
     def _with_costs(self, trial: Trial, race: Race) -> Trial:
         self.study.decide(f"peak memory of {trial.text}", "in a process that does nothing else")
-        trial = trial.measured(race.latency[trial.id])
+        trial = trial.measured(*race.of(trial.id))
         try:
             return trial.measured(self.shop.memory(trial))
         except DiskFull:
@@ -217,8 +217,10 @@ class Finisher:
             ours, theirs = trial.latest(metric), reference.latest(metric)
             better = ours is not None and theirs is not None and ours.interval().value < 0.98 * theirs.interval().value
             return None if better else f"not smaller than the reference in {metric.replace('_', ' ')}"
-        speedup = trial.speedup
         floor = max(noise.high, 1 / noise.low) if noise.low > 0 else float("inf")
+        if self.objective == "energy":
+            return _no_less_energy(trial, reference, floor)
+        speedup = trial.speedup
         if speedup is None or not (speedup.low > 1 and speedup.value > floor):
             told = f"{speedup.value:.2f}x ({speedup.low:.2f} to {speedup.high:.2f})" if speedup else "not measured"
             return f"not faster than the reference beyond the noise: {told}, noise up to {floor:.3f}x"
@@ -239,7 +241,24 @@ class Finisher:
             return f"size is {size.samples[0] / 1e6:.3g} MB, over the {self.limits.size_mb:g} MB allowed"
         if self.limits.memory_mb is not None and memory is not None and memory.samples[0] > self.limits.memory_mb * 1e6:
             return f"peak memory is {memory.samples[0] / 1e6:.3g} MB, over the {self.limits.memory_mb:g} MB allowed"
+        if self.limits.energy_mj is not None and (energy := trial.latest("energy")) is not None:
+            high = energy.interval().high * 1e3
+            if high > self.limits.energy_mj:
+                label = energy.method["label"]
+                return f"energy is up to {high:.3g} mJ a call ({label}), over the {self.limits.energy_mj:g} mJ allowed"
         return None
+
+
+def _no_less_energy(trial: Trial, reference: Trial, floor: float) -> str | None:
+    """Why a trial does not take less energy than the reference beyond the noise, or None. Both ran in the same race."""
+    ours, theirs = trial.latest("energy"), reference.latest("energy")
+    if ours is None or theirs is None:
+        return "its energy is unknown"
+    ratio = ratio_interval(theirs.round_medians(), ours.round_medians(), blocks=np.asarray(ours.method["block_of_round"]))
+    if ratio.low > 1 and ratio.value > floor:
+        return None
+    told = f"{ratio.value:.2f}x ({ratio.low:.2f} to {ratio.high:.2f}), noise up to {floor:.3f}x"
+    return f"takes no less energy than the reference beyond the noise: {told}"
 
 
 def _inverse(ratio: Interval) -> Interval:

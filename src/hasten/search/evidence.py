@@ -35,6 +35,7 @@ def document(finish: Finish, *, bundle: str | None, account: Mapping[str, float]
             "size_bytes": int(size.samples[0]) if size else None,
             "peak_memory_bytes": int(memory.samples[0]) if memory else None,
             "latency_seconds": three(latency.interval()) if latency else None,
+            "energy_joules": energy(trial),
         }
     drop = trial.verdict.drop if trial is not None and trial.verdict else None
     lossless = trial is not None and trial.candidate.lossless
@@ -88,11 +89,17 @@ def trial_line(trial: Trial, *, on_front: bool) -> dict[str, Any]:
         "reason": trial.reason, "on_front": on_front, "size_bytes": int(size.samples[0]) if size else None,
         "peak_memory_bytes": int(memory.samples[0]) if memory else None,
         "latency": three(latency.interval()) if latency else None,
-        "throughput": three(throughput.interval()) if throughput else None,
+        "throughput": three(throughput.interval()) if throughput else None, "energy": energy(trial),
         "best_batch": throughput.method["batch_size"] if throughput else None,
         "speedup": three(trial.speedup), "drop": four(trial.drop), "quality": trial.quality,
         "verdict": trial.verdict.to_json() if trial.verdict else None,
     }  # fmt: skip
+
+
+def energy(trial: Trial) -> dict[str, Any] | None:
+    """Joules of a call as value, low and high, and whether that was measured or estimated; None where it is unknown."""
+    known = trial.latest("energy")
+    return None if known is None else {**(three(known.interval()) or {}), "label": known.method["label"]}
 
 
 def best_throughput(trial: Trial) -> Measurement | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..core.seams import Context, OperatorTime, Runtime, Target, Technique
 from ..core.store import Record, Store
 from ..core.trial import Trial
 from ..core.workload import Workload
-from ..measure import tasks
+from ..measure import energy, tasks
 from ..measure.ceilings import Ceilings, measure_ceilings
 from ..measure.latency import Entrant, Plan, Race, race, start
 from ..measure.layers import layer_kinds
@@ -42,9 +42,12 @@ class Built:
 
 
 class Workshop:
-    """Does the work of a search. Every method is free when its step was done before."""
+    """Does the work of a search. Every method is free when its step was done before. energy: how joules are known here."""
 
-    def __init__(self, store: Store, study: Study, workload: Workload, target: Target, seed: int) -> None:
+    def __init__(
+        self, store: Store, study: Study, workload: Workload, target: Target, seed: int, *, energy: energy.Source = energy.UNKNOWN
+    ) -> None:  # fmt: skip
+        self.energy = energy
         self.store, self.study, self.workload, self.target, self.seed = store, study, workload, target, seed
         self.machine = this_machine()
         self.worked_seconds = 0.0  # what the steps of this search took, whenever they were done
@@ -106,15 +109,18 @@ class Workshop:
         identity = {
             "programs": [[key, self._program_id(t.runtime, t.candidate)] for key, t in taking_part],
             "plan": plan.__dict__, "batch": batch, "machine": self.machine.id, "data": self.workload.splits.digest, "label": label,
+            **({"meter": self.energy.how} if self.energy.meter else {}),
         }  # fmt: skip
 
         def work(folder: Path) -> dict[str, Any]:
             with self.store.measuring():
-                return race(entrants, plan, where=self.where(), progress=self._progress("timing")).to_json()
+                return race(entrants, plan, where=self.where(), progress=self._progress("timing"), meter=self.energy.meter).to_json()
 
         with self.study.spending("timing"):
             result = Race.from_json(self._step("race", identity, work).value)
         self.study.busiest = max(self.study.busiest, result.others_busy or 0.0)
+        if self.energy.label == "estimated":  # from what was timed, so that other watts need no other race
+            result = replace(result, energy={key: energy.estimated(m, self.energy) for key, m in result.latency.items()})
         return result
 
     def race_survivors(
