@@ -22,6 +22,7 @@ VERBS = {
     "predict": "predict",
     "bench": "bench",
     "report": "report",
+    "track": "track",
     "serve": "serve",
     "list": "listing",
     "show": "show",
