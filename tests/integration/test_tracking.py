@@ -214,11 +214,12 @@ def test_a_deleted_experiment_is_named(bundle: Path, fresh: Place) -> None:
         track(bundle, fresh, "gone")
 
 
-def test_a_damaged_bundle_is_not_registered(bundle: Path, fresh: Place, tmp_path: Path) -> None:
+def test_nothing_is_written_of_a_damaged_bundle(bundle: Path, fresh: Place, tmp_path: Path) -> None:
     damaged = Path(shutil.copytree(bundle, tmp_path / "damaged"))
     (damaged / "report.html").write_text("changed")
     with pytest.raises(hasten.BundleError, match=r"report\.html"):
         track(damaged, fresh, "x")
+    assert runs_of(mlflow.MlflowClient(fresh.uri, fresh.uri), "x") == []
     assert list(mlflow.MlflowClient(fresh.uri, fresh.uri).search_registered_models()) == []
 
 

@@ -121,9 +121,7 @@ class TrackingSection(_Section):
         str | None,
         Field(description="A folder, sqlite:///FILE, or the http(s) address of an MLflow server. Default: nothing is written down."),
     ] = None
-    experiment: Annotated[str, Field(min_length=1, max_length=250, description="The experiment of MLflow that the runs belong to.")] = (
-        "hasten"
-    )
+    experiment: Annotated[str, Field(min_length=1, description="The experiment of MLflow that the runs belong to.")] = "hasten"
 
 
 class Job(_Section):
@@ -196,8 +194,7 @@ def sections() -> dict[str, type[BaseModel]]:
     """Every section of a job file, in order: what `hasten show job` prints."""
     return {
         "model": ModelSection, "data": DataSection, "data.preprocess": ImagePreprocess, "quality": QualitySection,
-        "limits": LimitsSection, "target": TargetSection, "search": SearchSection,
-        "tracking": TrackingSection,
+        "limits": LimitsSection, "target": TargetSection, "search": SearchSection, "tracking": TrackingSection,
     }  # fmt: skip
 
 

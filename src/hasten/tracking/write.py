@@ -81,13 +81,14 @@ class _Writer:
 
     def write(self) -> str:
         """The search's run, finished last: what is finished is whole."""
-        search = self._search
+        search, files = self._search, self._files()
         parent = self._run(search.run, started=search.started)
         for candidate in search.candidates:
             run_id = self._run(candidate, started=search.ended, parent=parent)  # when it was tried is not known
             self._client.set_terminated(run_id, "FAILED" if candidate.failed else "FINISHED", end_time=search.ended)
         if self._bundle is not None:
-            self._register(parent, self._bundle)
+            self._log_model(parent, files)
+            self._register(parent, self._bundle.name)
         self._client.set_terminated(parent, "FINISHED", end_time=search.ended)
         return parent
 
@@ -115,22 +116,29 @@ class _Writer:
             self._client.log_text(run_id, text, name)
         return run_id
 
-    def _register(self, run_id: str, bundle: Bundle) -> None:
-        """The bundle, every file checked, among the run's artefacts, and as a version of the model of its name."""
-        for name in [MANIFEST, *bundle.manifest.files]:
-            path = bundle.path / MANIFEST if name == MANIFEST else bundle.file(name)
-            folder = PurePosixPath(_MODEL, _BUNDLE, name).parent
-            self._client.log_artifact(run_id, path, folder.as_posix())
-            if name == REPORT:
-                self._client.log_artifact(run_id, path)
+    def _files(self) -> dict[str, Path]:
+        """Every file of the bundle, checked before anything is written."""
+        if self._bundle is None:
+            return {}
+        return {MANIFEST: self._bundle.path / MANIFEST, **{name: self._bundle.file(name) for name in self._bundle.manifest.files}}
+
+    def _log_model(self, run_id: str, files: Mapping[str, Path]) -> None:
+        """The bundle among the run's artefacts, as MLflow wants a model; the report also where a person sees it first."""
+        for name, path in files.items():
+            self._client.log_artifact(run_id, path, PurePosixPath(_MODEL, _BUNDLE, name).parent.as_posix())
+        if REPORT in files:
+            self._client.log_artifact(run_id, files[REPORT])
         self._describe(run_id)
-        if self._client.search_registered_models(f"name = '{bundle.name}'") == []:
-            self._client.create_registered_model(bundle.name)
+
+    def _register(self, run_id: str, name: str) -> None:
+        """A version of the model `name`, which the alias names from now on."""
+        if not self._client.search_registered_models(f"name = '{name}'"):
+            self._client.create_registered_model(name)
         source = f"{self._client.get_run(run_id).info.artifact_uri}/{_MODEL}"
         tags = {**self._search.answer, _SEARCH: self._search.id}
         note = self._search.run.tags.get("mlflow.note.content")
-        version = self._client.create_model_version(bundle.name, source, run_id=run_id, tags=tags, description=note)
-        self._client.set_registered_model_alias(bundle.name, ALIAS, version.version)
+        version = self._client.create_model_version(name, source, run_id=run_id, tags=tags, description=note)
+        self._client.set_registered_model_alias(name, ALIAS, version.version)
 
     def _describe(self, run_id: str) -> None:
         """The MLmodel file: pyfunc.py of this room loads the bundle."""
