@@ -30,6 +30,8 @@ from hasten.tracking.runs import Search
 from hasten.tracking.track import track
 from hasten.tracking.write import Tracked
 
+pytestmark = pytest.mark.slow
+
 NAME = "d\u00e9j\u00e0 vu/'n\u00b0 1': \u03b7"
 TRIALS = {line["id"]: line for line in report_fixture.evidence() if line["kind"] == "trial"}
 
