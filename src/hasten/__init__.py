@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .api import optimize as optimize
     from .api import predict as predict
     from .api import serve_bundle as serve_bundle
+    from .api import track as track
     from .api import verify as verify
     from .api import why as why
     from .api import write_report as write_report
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from .search.observer import Observer as Observer
 
 _HOME = {
-    "api": ("bench", "optimize", "predict", "serve_bundle", "verify", "why", "write_report"),
+    "api": ("bench", "optimize", "predict", "serve_bundle", "track", "verify", "why", "write_report"),
     "bundle.read": ("Bundle",),
     "core.candidate": ("Candidate",),
     "core.errors": (
@@ -107,6 +108,7 @@ __all__ = [
     "optimize",
     "predict",
     "serve_bundle",
+    "track",
     "verify",
     "why",
     "write_report",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .core.errors import JobError, MissingExtra, NotPossibleHere
+from .core.errors import HastenError, JobError, MissingExtra, NotPossibleHere
 from .core.job import Job, Objective
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .search.front import Front
     from .search.observer import Observer
     from .search.space import PlanLine
+    from .tracking.place import Place
+    from .tracking.write import Tracked
 
 
 def optimize(
@@ -62,8 +64,9 @@ def optimize(
     job = as_job(
         model, data, max_drop=max_drop, budget=budget, objective=objective, metric=metric, threads=threads, settings=settings
     )  # fmt: skip
-    front = engine.run(job, out=None if out is None else Path(out), store=store, observer=observer, command=command)
-    return _with_report(front, observer)
+    place = _place(job)  # a wrong one is an error before the search, not after it
+    front = _with_report(engine.run(job, out=None if out is None else Path(out), store=store, observer=observer, command=command), observer)
+    return front if place is None else _tracked(front, job, place, observer)
 
 
 def _with_report(front: Front, observer: Observer | None) -> Front:
@@ -77,6 +80,54 @@ def _with_report(front: Front, observer: Observer | None) -> Front:
             observer.warn(str(error))
         report = None
     return replace(front, document={**front.document, "report": report})
+
+
+def _place(job: Job) -> Place | None:
+    """Where the search will be tracked. Raises JobError, MissingExtra."""
+    from .tracking.place import Place
+    from .tracking.track import check
+
+    if job.tracking.uri is None:
+        return None
+    check()
+    return Place.of(job.tracking.uri, job.folder)
+
+
+def _tracked(front: Front, job: Job, place: Place, observer: Observer | None) -> Front:
+    """The front, after it was written to MLflow. What goes wrong there is told and changes nothing else."""
+    from .search.evidence import without_bundle
+    from .tracking.track import track as write
+
+    known: dict[str, Any]
+    if observer is not None:
+        observer.stage("track", f"each candidate as a run in {place.uri}")
+    source = without_bundle(job, front.document, front.trials, front.members) if front.answer is None else front.answer.bundle
+    try:
+        known = asdict(write(source, place, job.tracking.experiment))
+    except (HastenError, KeyboardInterrupt) as error:
+        known = {"error": str(error) or "interrupted"}
+        if observer is not None:
+            observer.warn(f"the search was not tracked: {known['error']}")
+    return replace(front, document={**front.document, "tracking": known})
+
+
+def track(bundle: Path | str, *, uri: str | None = None, experiment: str = "hasten") -> Tracked:
+    """Write a bundle's search to MLflow: a run for it, one below it for each candidate, and the bundle in the model registry.
+
+    Doing it again changes nothing. The model's newest version has the alias `answer`.
+
+    Args:
+        bundle: its folder.
+        uri: a folder, sqlite:///FILE, or the address of an MLflow server. Default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db.
+        experiment: the experiment of MLflow that the runs belong to.
+
+    Raises:
+        HastenError: BundleError, JobError for a wrong `uri`, NotPossibleHere where it cannot be written, MissingExtra.
+    """
+    from .tracking.place import Place
+    from .tracking.track import track as write
+
+    return write(Path(bundle), Place.of(uri), experiment)
 
 
 def why(model: Any, data: Any = None, *, settings: Mapping[str, Any] | None = None) -> list[PlanLine]:

@@ -25,12 +25,13 @@ MAY_IMPORT = {
     "search": {"core", *TOOLKITS},
     "serve": {"core", "bundle", "_version"},
     "report": {"core", "bundle", "_version"},
+    "tracking": {"core", *TOOLKITS},
     "testing": {"core", *TOOLKITS},
     "engine": {"core", *TOOLKITS, "search", "report", "_version"},
     "compare": {"core", *TOOLKITS, "search"},
-    "api": {"core", *TOOLKITS, "search", "engine", "compare", "serve", "report"},
+    "api": {"core", *TOOLKITS, "search", "engine", "compare", "serve", "report", "tracking"},
     "catalogue": {"core", "measure"},
-    "cli": {"core", "bundle", "search", "report", "api", "catalogue", "_version"},
+    "cli": {"core", "bundle", "search", "report", "tracking", "api", "catalogue", "_version"},
     "__main__": {"cli"},
     "__init__": {"core", *TOOLKITS, "search", "api", "_version"},
 }
@@ -49,6 +50,8 @@ HEAVY = {
     "PIL",
     "pyarrow",
     "rich",
+    "mlflow",
+    "sqlalchemy",
 }
 
 

@@ -15,6 +15,7 @@ SURFACE = {
     "predict": ["BUNDLE", "INPUTS", "--json", "--top"],
     "bench": ["SUBJECTS", "--against", "--batch-size", "--data", "--json", "--seconds", "--threads"],
     "report": ["BUNDLE", "--json", "--out"],
+    "track": ["BUNDLE", "--experiment", "--json", "--uri"],
     "serve": ["BUNDLE", "--host", "--port"],
     "store": [],
     "store ls": ["--json", "--store"],

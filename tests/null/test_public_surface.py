@@ -35,6 +35,7 @@ PUBLIC = [
     "optimize",
     "predict",
     "serve_bundle",
+    "track",
     "verify",
     "why",
     "write_report",

@@ -22,6 +22,7 @@ VERBS = {
     "predict": "predict",
     "bench": "bench",
     "report": "report",
+    "track": "track",
     "serve": "serve",
     "store": "store",
     "list": "listing",

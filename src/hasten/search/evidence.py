@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,17 +65,31 @@ def lines(
         "budget_seconds": study.budget_seconds, "finished": finish.verdict != "unfinished",
     }  # fmt: skip
     members = {t.id for t in front}
-    result: list[dict[str, Any]] = [first]
-    result += [trial_line(t, on_front=t.id in members) for t in trials]
-    for trial in trials:
-        for measurement in trial.measurements:
-            result.append({"kind": "measurement", "trial": trial.id, "stage": _stage(measurement), **measurement.to_json()})
+    result: list[dict[str, Any]] = [first, *_trial_lines(trials, members)]
     result += [{"kind": "decision", **d.to_json()} for d in study.decisions]
     if finish.outcomes is not None:
         start, ours = finish.outcomes
         result.append({"kind": "outcomes", "split": "certify", "metric": metric, "start": _plain(start), "answer": _plain(ours)})
     result.append({"kind": "answer", **answer})
     return result
+
+
+def without_bundle(job: Job, document: Mapping[str, Any], trials: Sequence[Trial], front: Sequence[Trial]) -> list[dict[str, Any]]:
+    """What is left of a search in which nothing keeps the limits: no bundle holds its evidence."""
+    members = {t.id for t in front}
+    first = {
+        "kind": "run", "job": job.model_dump(mode="json"), "model_name": job.model.source, "limits": job.limits.model_dump(mode="json"),
+        "account_seconds": document["account_seconds"], "budget_seconds": job.search.budget, "objective": job.search.objective,
+    }  # fmt: skip
+    return [first, *_trial_lines(trials, members), {"kind": "answer", **document}]
+
+
+def _trial_lines(trials: Sequence[Trial], members: Collection[str]) -> Iterator[dict[str, Any]]:
+    for trial in trials:
+        yield trial_line(trial, on_front=trial.id in members)
+    for trial in trials:
+        for measurement in trial.measurements:
+            yield {"kind": "measurement", "trial": trial.id, "stage": _stage(measurement), **measurement.to_json()}
 
 
 def trial_line(trial: Trial, *, on_front: bool) -> dict[str, Any]:
