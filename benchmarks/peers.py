@@ -1,7 +1,7 @@
 """hasten's answer against other tools, side by side: same model, machine, threads, samples and limit on the loss.
 
     make bench-peers
-    python benchmarks/peers.py --prepare --only resnet20     # what the peers make, and its quality: everything that needs no quiet
+    python benchmarks/peers.py --prepare --only resnet20     # what needs no quiet: what peers make that do not time, and its quality
     python benchmarks/peers.py --only resnet20 minilm-probe
 
 Per model: hasten's bundle is the one of main-models (made where it is missing); each peer makes its program from the exported ONNX model,
@@ -187,7 +187,8 @@ def compare(name: str, root: Path, arguments: argparse.Namespace) -> Figures | N
         facts = ask(job, shop.target, shop.study).facts
         model = str((job.folder / str(job.model.source)).relative_to(ROOT))
         graph = write_inputs(shop, model, limit=judge.limit, facts=facts, folder=folder / "inputs")
-        made = {peer: make(peer, folder / "inputs", folder / peer, root, retry=arguments.retry) for peer in arguments.peers or PEERS}
+        wanted = [peer for peer in arguments.peers or PEERS if not (arguments.prepare and PEERS[peer].times)]
+        made = {peer: make(peer, folder / "inputs", folder / peer, root, retry=arguments.retry) for peer in wanted}
         field = Field(shop, judge, graph, made)
         if arguments.prepare:
             return None
@@ -202,7 +203,7 @@ def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="hasten's answer against other tools")
     parser.add_argument("--only", nargs="+", choices=MODELS, metavar="NAME", help=", ".join(MODELS))
     parser.add_argument("--peers", nargs="+", choices=PEERS, metavar="PEER", help=", ".join(PEERS))
-    parser.add_argument("--prepare", action="store_true", help="make and judge the peers' programs, and stop before the race")
+    parser.add_argument("--prepare", action="store_true", help="make and judge what needs no quiet machine, and stop")
     parser.add_argument("--retry", action="store_true", help="try again what a peer failed at before")
     parser.add_argument("--blocks", type=int, default=5, help="sets of fresh processes (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "peers", help="where finished work is kept (default: %(default)s)")

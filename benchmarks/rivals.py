@@ -40,16 +40,23 @@ LIMIT_SECONDS = 600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """One way to use one peer. variant: default or best; environment: a file in benchmarks/peers without its .txt, or hasten's own."""
+    """One way to use one peer.
+
+    variant: default or best; environment: a file in benchmarks/peers without its .txt, or hasten's own; times: it measures speed itself,
+    and so must be run when the machine is quiet.
+    """
 
     script: str
     variant: str
     environment: str | None = None
+    times: bool = False
 
 
-def _both(name: str, script: str, environment: str | None = None) -> dict[str, Peer]:
-    suffixes = {"default": "", "best": "-best"}
-    return {f"{name}{end}": Peer(script=script, variant=key, environment=environment) for key, end in suffixes.items()}
+def _both(name: str, script: str, environment: str | None = None, *, timing: str | None = None) -> dict[str, Peer]:
+    return {
+        name + end: Peer(script=script, variant=variant, environment=environment, times=variant == timing)
+        for variant, end in (("default", ""), ("best", "-best"))
+    }
 
 
 PEERS: Mapping[str, Peer] = {
@@ -57,8 +64,8 @@ PEERS: Mapping[str, Peer] = {
     **_both("ort-dynamic", "ort_dynamic"),
     **_both("nncf", "nncf_quantize"),
     **_both("nncf-accuracy", "nncf_accuracy"),
-    **_both("olive", "olive_run", "olive"),
-    **_both("isat", "isat_tune", "isat"),
+    **_both("olive", "olive_run", "olive", timing="best"),
+    **_both("isat", "isat_tune", "isat", timing="default"),
     **_both("inc", "inc_tuned", "inc"),
     **_both("torchao", "torchao_compile", "torchao"),
 }

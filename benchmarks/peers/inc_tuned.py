@@ -56,6 +56,7 @@ def make(request: Request, variant: str) -> Made:
         return request.accuracy(lambda sample: session.run([request.output], sample)[0])
 
     model = onnx.load(request.model)
+    del model.graph.value_info[:]  # it transposes the weights of Gemm, which contradicts the shapes that were noted
     quantized = quantization.fit(model, config, calib_dataloader=Loader(request, count), eval_func=evaluate)
     if quantized is None:
         raise NotMade(f"its tuning found no model within the limit in {TUNING_SECONDS} seconds")
