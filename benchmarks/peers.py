@@ -143,7 +143,8 @@ def _goal(ratio: Interval) -> dict[str, Any]:
 def own(bundle: Bundle) -> Figures:
     """What hasten's bundle says of itself."""
     answer = next(line for line in bundle.evidence if line["kind"] == "answer")
-    figures: Figures = {f"{OURS}.verdict": figure(answer["verdict"]), f"{OURS}.settings": figure(answer["answer"]["text"])}
+    steps = [*answer["answer"]["recipe"], answer["answer"]["runtime"]]
+    figures: Figures = {f"{OURS}.verdict": figure(answer["verdict"]), f"{OURS}.settings": figure(" > ".join(steps))}
     if answer["drop_points"] is not None:
         figures |= {f"{OURS}.drop": figure(answer["drop_points"]), f"{OURS}.samples": figure(answer["drop_points"]["n"])}
     return figures
