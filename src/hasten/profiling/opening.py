@@ -65,7 +65,7 @@ def open_source(source: Path | str | Job, data: Any, threads: int | None, store:
         raise JobError("profile", "must be given a job file, an .onnx file or a bundle folder", got=str(path))
     if not path.is_file():
         raise JobError("profile", "must be given a file that exists", got=str(path))
-    return _from_onnx(path.resolve(), data, threads, scratch)
+    return _from_onnx(path.resolve(), data, threads, observer, scratch)
 
 
 def _from_bundle(path: Path, data: Any, threads: int | None, scratch: Path) -> Opened:
@@ -83,7 +83,7 @@ def _from_bundle(path: Path, data: Any, threads: int | None, scratch: Path) -> O
     )
 
 
-def _from_onnx(path: Path, data: Any, threads: int | None, scratch: Path) -> Opened:
+def _from_onnx(path: Path, data: Any, threads: int | None, observer: Observer, scratch: Path) -> Opened:
     signature = run("onnxruntime", tasks.onnx_signature, path)
     graph = run("names", named_copy, path, scratch)
     target = Target(threads=min(threads or usable_cores(), usable_cores()), batch_size=signature.batch or 1)
@@ -91,13 +91,14 @@ def _from_onnx(path: Path, data: Any, threads: int | None, scratch: Path) -> Ope
     runtimes = [kind() for kind in find(Runtime).values() if kind.floor is Floor.GRAPH]
     subject = Subject(name=path.stem, runtime=runtimes[0], folder=path, target=target, signature=signature)
     tensors = write_tensors(subject, given_inputs([subject], data), target.batch_size, scratch)
-    return _compiled(path.stem, dict.fromkeys(runtimes, candidate), target, tensors, scratch)
+    return _compiled(path.stem, dict.fromkeys(runtimes, candidate), target, tensors, observer, scratch)
 
 
 def _from_job(job: Job, store: Store, observer: Observer, scratch: Path) -> Opened:
     target = Target(threads=min(job.target.threads or usable_cores(), usable_cores()), batch_size=job.target.batch_size)
     names = job.target.runtimes
     kinds = list(find(Runtime).values()) if names is None else [get(Runtime, name, field="target.runtimes") for name in names]
+    observer.stage("open", "read the data, load the model")
     workload = open_workload(job, store)
     shop = Workshop(store, Study(job.search.budget, observer), workload, target, job.search.seed)
     graph = workload.original
@@ -106,11 +107,14 @@ def _from_job(job: Job, store: Store, observer: Observer, scratch: Path) -> Open
             graph = shop.apply(technique, graph)
     on = {Floor.GRAPH: graph, workload.original.floor: workload.original if workload.original.floor is Floor.MODULE else graph}
     chosen = {kind(): on[kind.floor] for kind in kinds if kind.floor in on}
-    return _compiled(workload.name, chosen, target, shop.tensors("select"), scratch)
+    return _compiled(workload.name, chosen, target, shop.tensors("select"), observer, scratch)
 
 
-def _compiled(name: str, candidates: Mapping[Runtime, Candidate], target: Target, tensors: Mapping[str, Path], scratch: Path) -> Opened:
+def _compiled(
+    name: str, candidates: Mapping[Runtime, Candidate], target: Target, tensors: Mapping[str, Path], observer: Observer, scratch: Path
+) -> Opened:
     """The programs of all runtimes that take the model; why the others do not."""
+    observer.stage("compile", "the model for every runtime that takes it")
     opened = Opened(name=name, programs=[], problems={})
     for runtime, candidate in candidates.items():
         if reason := runtime.fits(candidate, target):

@@ -37,7 +37,6 @@ _BUSY = 0.15
 def profile(source: Path | str | Job, *, data: Any, threads: int | None, store: Store, observer: Observer) -> dict[str, Any]:
     """The document that `api.profile_model` describes. Raises HastenError."""
     with tempfile.TemporaryDirectory(prefix="hasten-profile-") as scratch:
-        observer.stage("open", "read the model, compile it for every runtime")
         opened = open_source(source, data, threads, store, observer, Path(scratch))
         observer.stage("ceilings", "what this machine can do at most")
         target = opened.programs[0].subject.target

@@ -11,6 +11,7 @@ from .plots import _ACCENT, _INK, _LIMIT, _MUTED, _SOFT, Size, _canvas, _svg
 
 Record = Mapping[str, Any]
 _ORDER = (_ACCENT, _INK, _LIMIT, _MUTED, _SOFT)  # of the runtimes, the fastest first
+_LINE_POINTS = 13.0  # between two names
 
 
 def roofline(profile: Record, size: Size) -> str:
@@ -68,17 +69,37 @@ def _curves(curves: Mapping[str, Sequence[tuple[float, float]]], size: Size, nam
     if not curves:
         return ""
     figure, (ax,) = _canvas(Size(name=size.name, width=size.width, height=3.2, font=size.font), 1)
+    ends = []
     for colour, (key, points) in zip([*_ORDER] * len(curves), curves.items(), strict=False):
         x, y = zip(*points, strict=True)
         ax.plot(x, y, color=colour, lw=1.5, marker="o" if log else None, ms=4)
-        ax.annotate(key, (x[-1], y[-1]), xytext=(7, 0), textcoords="offset points", va="center", color=colour, annotation_clip=False)
+        ends.append((x[-1], y[-1], key, colour))
     if log:
         ax.set_xscale("log", base=2)
         ticks = sorted({x for points in curves.values() for x, _ in points})
         ax.set_xticks(ticks, [f"{x:g}" for x in ticks])
         ax.minorticks_off()
-    ax.set_ylim(0, 1.1 * max(y for points in curves.values() for _, y in points))
+    most, least = (pick(y for points in curves.values() for _, y in points) for pick in (max, min))
+    if least > 0 and most > 30 * least:
+        ax.set_yscale("log")
+    else:
+        ax.set_ylim(0, 1.1 * most)
     ax.set_xlabel(axis)
     ax.set_title(title, loc="left", color=_MUTED, fontsize=size.font, pad=10)
+    _name_ends(figure, ax, ends)
     text = "; ".join(f"{key}: from {points[0][1]:.3g} to {points[-1][1]:.3g}" for key, points in curves.items())
     return _svg(figure, f"{name}-{size.name}", f"{title} by {axis.lower()}. {text}.")
+
+
+def _name_ends(figure: Any, ax: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """The names of curves behind their last points, pushed up where they would lie on each other."""
+    figure.draw_without_rendering()
+    points = figure.dpi / 72
+    below = -np.inf
+    for x, y, name, colour in sorted(ends, key=lambda end: end[1]):
+        at = ax.transData.transform((x, y))[1] / points
+        place = max(at, below + _LINE_POINTS)
+        below = place
+        ax.annotate(
+            name, (x, y), xytext=(7, place - at), textcoords="offset points", va="center", color=colour, annotation_clip=False
+        )  # fmt: skip
