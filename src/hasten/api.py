@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -247,6 +249,68 @@ def bench(
     from .search.observer import Observer
 
     return compare.bench(subjects, data=data, seconds=seconds, threads=threads, batch_size=batch_size, observer=observer or Observer())
+
+
+def profile_model(
+    source: Any,
+    *,
+    data: Any = None,
+    threads: int | None = None,
+    out: Path | str | None = None,
+    store: Store | None = None,
+    observer: Observer | None = None,
+) -> dict[str, Any]:
+    """Where the time and the memory of a model go on each runtime that takes it, how it scales, and what bounds it.
+
+    Args:
+        source: a Job or the path of a job file, of an ONNX file, or of a bundle folder (which has its own runtime).
+        data: inputs as for `bench`. Default: the job's, the bundle's golden inputs, else random numbers.
+        threads: that may be used. Default: what the job or the bundle says, else all cores.
+        out: the folder that profile.json, profile.html and trace.json are written to. Default: none is written.
+        store: where what the machine can do is kept. Default: HASTEN_STORE, else the user's cache.
+        observer: told how far it is.
+
+    Returns:
+        {"name", "sentence" (what bounds the fastest runtime), "threads", "batch_size", "machine", "ceilings", "runtimes" [{"name",
+        "sentence", "latency", "percentiles_seconds", "operators", "memory", "threads", "batches"}, ...] the fastest first,
+        "problems" (by runtime, why it has no profile), "sentences" (load and method), "files" (by name, what was written)}.
+
+    Raises:
+        HastenError: JobError, DataError, ModelError, BundleError, NotPossibleHere or MissingExtra.
+    """
+    from .core.store import Store
+    from .profiling.profile import profile
+    from .search.observer import Observer
+
+    folder = None if out is None else _folder(Path(out))
+    observer = observer or Observer()
+    document = profile(source, data=data, threads=threads, store=store or Store.default(), observer=observer)
+    return {**document, "files": {} if folder is None else _write_profile(document, folder, observer)}
+
+
+def _write_profile(document: dict[str, Any], folder: Path, observer: Observer) -> dict[str, str]:
+    """The files of a profile, by what they are. The page is left out where the packages for it are missing."""
+    from .report.profile_html import render_profile
+    from .report.trace import chrome_trace
+
+    texts = {"profile.json": json.dumps(document, default=str), "trace.json": json.dumps(chrome_trace(document))}
+    try:
+        texts["profile.html"] = render_profile(document)
+    except MissingExtra as error:
+        observer.warn(str(error))
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf8")
+    return {Path(name).stem if name != "profile.html" else "page": str(folder / name) for name in sorted(texts)}
+
+
+def _folder(path: Path) -> Path:
+    """`path` as a folder that can be written, before any work is done. Raises NotPossibleHere."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise NotPossibleHere("out", f"cannot be written ({error.strerror})", got=str(path), hint="Name another place") from None
 
 
 def write_report(bundle: Path | str, out: Path | str | None = None) -> Path:

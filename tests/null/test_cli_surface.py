@@ -14,6 +14,7 @@ SURFACE = {
     "verify": ["BUNDLE", "--data", "--json"],
     "predict": ["BUNDLE", "INPUTS", "--json", "--top"],
     "bench": ["SUBJECTS", "--against", "--batch-size", "--data", "--json", "--seconds", "--threads"],
+    "profile": ["SOURCE", "--data", "--json", "--out", "--threads"],
     "report": ["BUNDLE", "--json", "--out"],
     "track": ["BUNDLE", "--experiment", "--json", "--uri"],
     "serve": ["BUNDLE", "--host", "--port"],

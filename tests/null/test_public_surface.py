@@ -34,6 +34,7 @@ PUBLIC = [
     "bench",
     "optimize",
     "predict",
+    "profile_model",
     "serve_bundle",
     "track",
     "verify",

@@ -21,6 +21,7 @@ VERBS = {
     "verify": "verify",
     "predict": "predict",
     "bench": "bench",
+    "profile": "profile",
     "report": "report",
     "track": "track",
     "serve": "serve",

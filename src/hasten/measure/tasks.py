@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,9 +19,10 @@ from ..core.seams import Arrays, Context, Program, Runtime, Target, Technique
 from ..core.signature import Signature, TensorSpec
 from .energy import Meter
 from .flops import count
-from .worker import State
+from .worker import State, resident_bytes
 
 LEAD_IN_SECONDS = 0.005
+_SAMPLE_SECONDS = 0.005
 
 
 def apply_technique(state: State, technique: Technique, candidate: Candidate, context: Context) -> dict[str, Any]:
@@ -135,6 +138,34 @@ def peak_memory(
     for _ in range(10):
         _program(state).run(state["inputs"])
     return before, _peak_resident_bytes()
+
+
+def memory_curve(
+    state: State, runtime: Runtime, folder: Path, target: Target, tensors: Mapping[str, Path], batch_size: int, seconds: float
+) -> dict[str, Any]:
+    """Resident bytes over time while a program is loaded and then run for about `seconds`: call it in a fresh child.
+
+    `samples` [[seconds since loading began, bytes], ...], `loaded_seconds` (when the first run began), `before_bytes`, `peak_bytes`.
+    """
+    hold_inputs(state, tensors, batch_size)
+    before, began, done = resident_bytes(os.getpid()), time.perf_counter(), threading.Event()
+    samples: list[tuple[float, int]] = []
+
+    def sample() -> None:
+        while not done.is_set():
+            samples.append((time.perf_counter() - began, resident_bytes(os.getpid())))
+            done.wait(_SAMPLE_SECONDS)
+
+    sampler = threading.Thread(target=sample, daemon=True)
+    sampler.start()
+    try:
+        load_program(state, runtime, folder, target)
+        loaded = time.perf_counter() - began
+        _run_for(_program(state), state["inputs"], seconds)
+    finally:
+        done.set()
+        sampler.join()
+    return {"samples": samples, "loaded_seconds": loaded, "before_bytes": before, "peak_bytes": _peak_resident_bytes()}
 
 
 def onnx_signature(state: State, path: Path) -> Signature:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from . import story as stories
 from . import words
+from .profile_story import kinds, summary
 from .story import Story
 
 _COLOUR = {
@@ -82,6 +83,29 @@ def bench_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         latency, speedup = words.seconds(row.get("latency")), words.ratio(row.get("speedup"))
         ratio = (speedup.value, speedup.range) if place or row.get("speedup") else ("1x", "")
         table.add_row(Text(str(row.get("name", "?"))), latency.value, latency.range, *ratio, words.size(row.get("size_bytes")))
+    return table
+
+
+def profile_table(runtimes: Sequence[Mapping[str, Any]]) -> Table:
+    """The runtimes of a profile, the fastest first."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("Runtime", overflow="fold", ratio=1, min_width=18)
+    for name in ("Latency", "95 % interval", "p95", "Memory", "Loading", "Best throughput"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in map(summary, runtimes):
+        table.add_row(Text(row.name), row.latency.value, row.latency.range, row.p95, row.memory, row.load, row.throughput)
+    return table
+
+
+def operators_table(runtime: Mapping[str, Any]) -> Table:
+    """The operators of one runtime by kind, the dearest first."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("Kind", overflow="fold", ratio=1, min_width=18)
+    for name in ("Number", "Time", "Share", "Operations", "Bytes", "Reach"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("Bound", no_wrap=True)
+    for row in kinds(runtime["operators"]):
+        table.add_row(Text(row.name), row.count, row.time, row.share, row.flops, row.size, row.reach, row.bound)
     return table
 
 

@@ -205,18 +205,8 @@ class Workshop:
 
     def ceilings(self, runtimes: Sequence[Runtime]) -> Ceilings:
         """What this machine can do at most with the target's threads, and what int8 is worth in each of `runtimes`."""
-        fitting = [r for r in runtimes if r.floor is Floor.GRAPH and r.fits(None, self.target) is None]
-        identity = {
-            "runtimes": [[r.step().to_json(), _code(r)] for r in fitting], "machine": self.machine.id,
-            "threads": self.target.threads, "code": digest_path(Path(inspect.getfile(Ceilings))),
-        }  # fmt: skip
-
-        def work(folder: Path) -> dict[str, Any]:
-            with self.store.measuring():
-                return measure_ceilings(fitting, self.target).to_json()
-
         with self.study.spending("profile"):
-            return Ceilings.from_json(self._step("ceilings", identity, work).value)
+            return kept_ceilings(self.store, runtimes, self.target, step=self._step)
 
     def evaluator(self, trial: Trial, split: SplitName, batch_size: int) -> Evaluator:
         """Runs the trial's program over a split, piece by piece, `batch_size` samples a call (a fixed batch wins)."""
@@ -332,6 +322,24 @@ def preprocessed(preprocess: ImagePreprocess, pictures: Sequence[Any], samples: 
                 place = number if samples.places is None else samples.places[number]
                 raise DataError(f"data, sample {place} (the first is 0)", str(error).rstrip(".")) from None
         raise
+
+
+def kept_ceilings(store: Store, runtimes: Sequence[Runtime], target: Target, *, step: Callable[..., Record] | None = None) -> Ceilings:
+    """What this machine can do at most, and what int8 is worth in those of `runtimes` that run graphs here; measured once.
+
+    step: does and keeps the work (default: the store's own).
+    """
+    fitting = [r for r in runtimes if r.floor is Floor.GRAPH and r.fits(None, target) is None]
+    identity = {
+        "runtimes": [[r.step().to_json(), _code(r)] for r in fitting], "machine": this_machine().id, "threads": target.threads,
+        "code": digest_path(Path(inspect.getfile(Ceilings))),
+    }  # fmt: skip
+
+    def work(folder: Path) -> dict[str, Any]:
+        with store.measuring():
+            return measure_ceilings(fitting, target).to_json()
+
+    return Ceilings.from_json((step or store.step)("ceilings", identity, work).value)
 
 
 def keep_original(store: Store, candidate: Candidate) -> Candidate:
