@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
 BENCH_STAMP := $(VENV)/.setup-bench
-BENCHES := $(subst _,-,$(sort $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/main_*.py))))
+BENCHES := $(subst _,-,$(sort $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/main_*.py benchmarks/search_*.py))) peers)
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
@@ -41,7 +41,7 @@ test: setup ## the tests that take seconds each
 test-all: setup ## every test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-bench: $(addprefix bench-,$(BENCHES)) ## every benchmark; results in benchmarks/results
+bench: $(addprefix bench-,$(filter-out peers,$(BENCHES))) ## every benchmark but bench-peers, which installs other tools; see benchmarks/results
 
 $(BENCH_STAMP): $(STAMP)
 	$(BIN)/pip install -c constraints.txt tokenizers transformers

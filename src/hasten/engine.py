@@ -21,7 +21,7 @@ from .search.explore import Explorer, right_runtime
 from .search.front import Front
 from .search.judge import Judge
 from .search.observer import Observer
-from .search.opening import check_request, choose_metric, open_workload
+from .search.opening import check_request, choose_metric, energy_source, open_workload
 from .search.space import PlanLine as PlanLine
 from .search.space import make_space
 from .search.study import Study
@@ -38,13 +38,14 @@ def run(job: Job, *, out: Path | None = None, store: Store | None = None, observ
     study.observer.budget(job.search.budget)
     target = make_target(job)
     check_request(job, target, out)
+    energy = energy_source(job, target)
     with study.spending("open"):
         study.stage("open", "read the data, divide it, load the model")
         workload = open_workload(job, store)
     metric = choose_metric(job, workload)
     profile = ask(job, target, study)
     space = make_space(job, target, profile)
-    shop = Workshop(store, study, workload, target, job.search.seed)
+    shop = Workshop(store, study, workload, target, job.search.seed, energy=energy)
     start = Trial(candidate=workload.original, runtime=right_runtime(workload.original.floor), fate=Fate.START)
     with Judge(shop, start, metric, job.limits.max_drop) as judge:
         judge.check()
@@ -52,7 +53,7 @@ def run(job: Job, *, out: Path | None = None, store: Store | None = None, observ
         writer = Writer(job=job, study=study, shop=shop, judge=judge, place=place, command=command or _command(job))
         explorer = Explorer(shop, study, judge, profile, space, start)
         explorer.lossless()
-        writer.write(provisional(explorer.explored()))  # the best so far is always on disk
+        writer.write_so_far(provisional(explorer.explored()))  # the best so far is always on disk
         search(explorer, study)
         finisher = Finisher(shop, study, judge, limits=job.limits, search=job.search, batch_size=explorer.timed_batch)
         finish = finisher.complete(finisher.finish(explorer.explored()))
@@ -71,14 +72,16 @@ def search(explorer: Explorer, study: Study) -> None:
 
 def plan(job: Job, *, store: Store | None = None, observer: Observer | None = None) -> list[PlanLine]:
     """Each technique and runtime for this job on this machine: `ok`, or one sentence why not. Nothing is tried."""
+    store = store or Store.default()
     study = Study(job.search.budget, observer or Observer())
     target = make_target(job)
     check_request(job, target, None)
-    workload = open_workload(job, store or Store.default())
+    energy_source(job, target)
+    workload = open_workload(job, store)
     choose_metric(job, workload)  # a wrong one is an error of the plan already
     profile = ask(job, target, study)
     space = make_space(job, target, profile)
-    shop = Workshop(store or Store.default(), study, workload, target, job.search.seed)
+    shop = Workshop(store, study, workload, target, job.search.seed)
     return list(Explorer.planned(shop, study, profile, space).lines)
 
 

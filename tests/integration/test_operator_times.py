@@ -6,13 +6,15 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from hasten.core.candidate import Candidate
+from hasten.core.candidate import Candidate, Floor, Step
 from hasten.core.need import need
 from hasten.core.registry import get
 from hasten.core.samples import as_parts, make_splits
 from hasten.core.seams import OperatorTime, Runtime, Target, Technique
+from hasten.core.signature import Signature, TensorSpec
 from hasten.core.store import Store
 from hasten.core.trial import Trial
 from hasten.core.workload import Workload
@@ -60,6 +62,30 @@ def test_each_heavy_node_is_computed_by_exactly_one_operator(name: str, techniqu
     named = Counter(node for operator in operators for node in operator.nodes)
     assert heavy
     assert {node: named[node] for node in heavy} == dict.fromkeys(heavy, 1)
+
+
+def test_onnxruntime_times_nodes_without_names_too_and_a_branch_once(tmp_path: Path) -> None:
+    onnx = need("onnx")
+    make, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    inner = [onnx.helper.make_graph([make(op, ["x"], [op])], op, [], [value(op, 1, ["N", 3])]) for op in ("Exp", "Tanh")]
+    nodes = [
+        make("ReduceSum", ["x"], ["s"], keepdims=0),
+        make("Cast", ["s"], ["positive"], to=9),
+        make("If", ["positive"], ["z"], name="choice", then_branch=inner[0], else_branch=inner[1]),
+        make("Erf", ["z"], ["y"]),
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", [value("x", 1, ["N", 3])], [value("y", 1, ["N", 3])])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9), str(tmp_path / "g.onnx"))
+    specs = [TensorSpec(name=name, dtype="float32", shape=(None, 3)) for name in "xy"]
+    signature = Signature(inputs=(specs[0],), outputs=(specs[1],))
+    candidate = Candidate(floor=Floor.GRAPH, path=tmp_path / "g.onnx", signature=signature, lineage=(Step(name="g"),))
+    runtime = get(Runtime, "onnxruntime")()
+    (tmp_path / "program").mkdir()
+    runtime.compile(candidate, TARGET, tmp_path / "program")
+    operators = runtime.operator_times(tmp_path / "program", TARGET, {"x": np.ones((1, 3), np.float32)}, 5)
+    assert operators is not None
+    assert [o.kind for o in operators] == ["ReduceSum", "Cast", "If", "Erf"]
+    assert [o.nodes for o in operators if o.kind == "If"] == [("choice",)]
 
 
 @pytest.mark.parametrize("technique", ["float32", "static-int8"])

@@ -92,7 +92,7 @@ def _samples(tensors: Mapping[str, Path], batch: int, limit: int) -> list[dict[s
 
 def _quantised(model: Any, nodes: Sequence[str], ranges: Path, samples: list[dict[str, np.ndarray]], reduce_range: bool) -> bytes:
     """The graph with only `nodes` in 8 bits, as the technique static-int8 does it; calibrated once, the ranges are kept in a file."""
-    quantization = need("onnxruntime.quantization", why="to quantise")
+    quantization: Any = need("onnxruntime.quantization", why="to quantise")
     onnx = need("onnx")
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]

@@ -54,6 +54,7 @@ class OnnxRuntime(Runtime):
         "all",
         "Graph optimisations at load: all, extended (no memory layouts of this CPU), basic (no fusions of its own) or disabled.",
         choices=("all",),
+        allowed=tuple(_LEVELS),
     )
 
     def fits(self, candidate: Candidate | None, target: Target) -> str | None:
@@ -119,40 +120,40 @@ def _calls(events: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     """The operators of each call, in the order of execution, from a trace in Chrome's format."""
     starts = sorted(e["ts"] for e in events if e["name"] == "model_run")
     calls: list[list[dict[str, Any]]] = [[] for _ in starts]
-    for event in sorted((e for e in events if e.get("cat") == "Node" and e["name"].endswith(_EVENT)), key=lambda e: e["ts"]):
-        calls[bisect.bisect_right(starts, event["ts"]) - 1].append(event)
+    for event in sorted((e for e in events if e.get("cat") == "Node" and e["name"].endswith(_EVENT)), key=lambda e: (e["ts"], -e["dur"])):
+        call = calls[bisect.bisect_right(starts, event["ts"]) - 1]
+        if not call or event["ts"] >= call[-1]["ts"] + call[-1]["dur"]:  # else it lies in a branch or loop: part of the node that holds it
+            call.append(event)
     yield from calls
 
 
 def _operators(nodes: list[Node], optimized: dict[str, Node], calls: list[list[dict[str, Any]]]) -> tuple[OperatorTime, ...]:
-    durations: dict[str, list[float]] = {}
-    begins: dict[str, list[float]] = {}
-    kinds: dict[str, str] = {}
+    runs: dict[tuple[str, str], list[tuple[float, float]]] = {}  # name and place -> begin and duration in each call
+    kinds: dict[tuple[str, str], str] = {}
     for call in calls:
         for event in call:
-            name = event["name"].removesuffix(_EVENT)
-            if name in optimized:  # what lies inside a branch or loop is part of the node that holds it
-                kinds.setdefault(name, event["args"]["op_name"])
-                durations.setdefault(name, []).append(event["dur"] + _TRUNCATED_US)
-                begins.setdefault(name, []).append(event["ts"] - call[0]["ts"])
-    names = sorted(durations, key=lambda name: statistics.median(begins[name]))
-    owned = assign(nodes, [_claim(optimized[name]) for name in names])
+            key = event["name"].removesuffix(_EVENT), event["args"]["node_index"]
+            kinds[key] = event["args"]["op_name"]
+            runs.setdefault(key, []).append((event["ts"] - call[0]["ts"], event["dur"] + _TRUNCATED_US))
+    begins = {key: statistics.median(begin for begin, _ in times) for key, times in runs.items()}
+    keys = sorted(runs, key=begins.__getitem__)
+    owned = assign(nodes, [_claim(name, optimized.get(name)) for name, _ in keys])
     return tuple(
         OperatorTime(
-            name=name,
-            kind=_KINDS.get(kinds[name], kinds[name].removeprefix("QLinear")),
-            seconds=1e-6 * statistics.median(durations[name]),
+            name=key[0],
+            kind=_KINDS.get(kinds[key], kinds[key].removeprefix("QLinear")),
+            seconds=1e-6 * statistics.median(took for _, took in runs[key]),
             nodes=mine,
-            start_seconds=1e-6 * statistics.median(begins[name]),
+            start_seconds=1e-6 * begins[key],
         )
-        for name, mine in zip(names, owned, strict=True)
+        for key, mine in zip(keys, owned, strict=True)
     )
 
 
-def _claim(node: Node) -> Claim:
-    of_tensor, of_node = _OF_TENSOR.fullmatch(node.name), _OF_NODE.fullmatch(node.name)
-    names = (node.name, *((of_node[1],) if of_node else ()))
-    return Claim(names=names, tensors=(*node.outputs, *((of_tensor[1],) if of_tensor else ())))
+def _claim(name: str, node: Node | None) -> Claim:
+    of_tensor, of_node = _OF_TENSOR.fullmatch(name), _OF_NODE.fullmatch(name)
+    names = (name, *((of_node[1],) if of_node else ()))
+    return Claim(names=names, tensors=(*(node.outputs if node else ()), *((of_tensor[1],) if of_tensor else ())))
 
 
 def _translate(error: Exception) -> NotPossibleHere:

@@ -11,17 +11,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..core.candidate import Candidate, Floor
-from ..core.errors import HastenError, NotPossibleHere
-from ..core.measurement import Interval
+from ..core.errors import DiskFull, HastenError, NotPossibleHere
 from ..core.registry import find
 from ..core.seams import Profile, Runtime, Technique
 from ..core.trial import Fate, Trial
 from ..measure.latency import Plan, Race, final_plan
 from ..measure.quality import METRICS
-from ..measure.statistics import ratio_interval
 from . import racing
-from .forecast import Physics, Promise
+from .forecast import Physics, Promise, shares
 from .judge import Judge
+from .mixing import Mixer
 from .planner import Outcome, Planner, Step, neighbours, variants
 from .space import Space
 from .study import Study
@@ -63,6 +62,7 @@ class Explorer:
         self.order: tuple[str, ...] = ()
         self.graphs: list[Candidate] = [start.candidate]
         self.physics = Physics()
+        self.mixer = Mixer(shop, study, profile, judge.limit)
         self._knobs: dict[type[Runtime], Runtime] = {}
         self._built: dict[str, Candidate | None] = {}
         self._taken: set[str] = set()
@@ -162,17 +162,45 @@ class Explorer:
             relative[trial.runtime.name] = 1.0 / trial.speedup.value if trial.speedup else 1.0
         self.physics = replace(self.physics, relative_time=relative)
 
+    def _measure_physics(self) -> None:
+        """Where the float model's time goes in each runtime, and what 8 bits are worth there: what forecasts stand on."""
+        graph = self.graphs[-1]
+        runtimes = [r for kind in self.space.runtimes if kind.floor is graph.floor and (r := self._knobs.get(kind, kind()))]
+        self.study.decide("profile", "where the time goes in each runtime, and what 8 bits are worth on this machine")
+        try:
+            kinds, ceilings = self.shop.layer_kinds(graph), self.shop.ceilings(runtimes)
+            times = {r: self.shop.operator_times(Trial(candidate=graph, runtime=r)) for r in runtimes}
+        except DiskFull:
+            raise
+        except HastenError as error:
+            self.study.learn(f"no profile, so the techniques' own forecasts are used: {error}")
+            return
+        self.physics = replace(
+            self.physics, shares={r.name: shares(operators, kinds) for r, operators in times.items() if operators},
+            gains={r.name: ceilings.int8_ratio[r.step().text] for r in runtimes if r.step().text in ceilings.int8_ratio},
+        )  # fmt: skip
+        for name, found in self.physics.shares.items():
+            told = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in sorted(found.items(), key=lambda kv: -kv[1])[:3])
+            gains = ", ".join(f"{kind} {1 / ratio:.1f}x" for kind, ratio in self.physics.gains.get(name, {}).items())
+            self.study.learn(f"{name}: {told}; 8 bits here: {gains}.")
+
     # The lossy stage ---------------------------------------------------------------------------------------------------
 
     def lossy(self, reserve_seconds: float) -> None:
         """What changes outputs, by what it promises per second, until nothing is worth its time or the budget says stop."""
         self.study.stage("techniques", "what changes outputs must be faster than the reference, and right")
+        self._measure_physics()
+        self.mixer = Mixer(self.shop, self.study, self.profile, self.judge.limit)
         planner = Planner(physics=self.physics, profile=self.profile, program_seconds=4 * self.tryout.seconds_per_entrant)
-        while (choice := planner.best(self._steps(), self._best_log_speedup(), self.study.left - reserve_seconds)) is not None:
-            step, promise = choice
-            planner.learn(step, self._take(step, promise))
+        while True:
+            choice = planner.best(self._steps(), self._best_log_speedup(), self.study.left - reserve_seconds)
+            if choice is None and not self.mixer.look(self._best_log_speedup(), self.study.left - reserve_seconds):
+                break
+            if choice is not None:
+                planner.learn(choice[0], self._take(*choice))
         open_steps = sum(1 for _ in self._steps())
-        self.study.decide("stop", "no step is worth its time" if self.study.left > 2 * reserve_seconds else "the finish needs what is left")
+        worth = planner.best(self._steps(), self._best_log_speedup(), math.inf)
+        self.study.decide("stop", "no step is worth its time" if worth is None else "the finish needs what is left of the budget")
         self.study.learn(f"{open_steps} steps were left, {max(0.0, self.study.left):.0f} s of the budget remain.")
         self._settle(reserve_seconds)
 
@@ -194,6 +222,9 @@ class Explorer:
                          reason="what suits float32 need not suit it")
                 )  # fmt: skip
 
+        for step in self.mixer.steps(self._best_log_speedup()):
+            yield from self._new(step)
+
     def _new(self, step: Step) -> Iterator[Step]:
         if step.text not in self._taken:
             yield step
@@ -209,6 +240,7 @@ class Explorer:
         if candidate is not None:
             trial, right = self.tryout.run(Trial(candidate=candidate, runtime=step.runtime))
             speedup = self.tryout.gain(trial)
+            self.mixer.note(step, trial, speedup, right)
             if right:
                 self.contenders[trial.id] = trial
         decision.outcome = {"speedup": speedup, "right": right, "seconds": round(self.shop.worked_seconds - began, 3)}
@@ -289,6 +321,8 @@ class Explorer:
             self.study.decide(technique.step().text, "changes nothing but time")
         try:
             return self.shop.apply(technique, candidate)
+        except DiskFull:
+            raise
         except HastenError as error:
             if technique.floor is Floor.MODULE:
                 raise  # a model that cannot leave its floor is the user's to know, at once
@@ -296,12 +330,6 @@ class Explorer:
             failed = candidate.then(technique.step(), candidate.path, adds=technique.adds, lossless=technique.lossless)
             self.study.keep(Trial(candidate=failed, runtime=right_runtime(Floor.GRAPH), fate=Fate.FAILED, reason=str(error)))
             return None
-
-
-def speedup(over: Trial, trial: Trial) -> Interval | None:
-    """How many times faster a trial is than another one, from the race that both ran in last."""
-    base, ours = over.latest("latency"), trial.latest("latency")
-    return ratio_interval(base.round_medians(), ours.round_medians()) if base is not None and ours is not None else None
 
 
 def _named(space: Space, name: str) -> type[Technique] | None:

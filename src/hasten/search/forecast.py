@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import stats
 
-from ..core.seams import Forecast
+from ..core.seams import Forecast, OperatorTime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,8 @@ class Promise:
 
 @dataclass(frozen=True, kw_only=True)
 class Physics:
-    """Measured facts, by runtime. relative_time: the float model's best time there over the reference's time; shares: operator kind ->
-    share of that time; gains: operator kind -> time in int8 over time in float32."""
+    """Measured facts, by runtime. relative_time: the float model's best time there over the reference's time; shares: kind of layer
+    (`Conv 1x1`) or operator -> share of that time; gains: kind of layer -> time in int8 over time in float32."""
 
     relative_time: Mapping[str, float] = field(default_factory=dict)
     shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Physics:
             return forecast.speedup / slower
         gains = self.gains[runtime]
         left = sum(
-            share * (gains.get(kind, 1.0) if kind.split(":")[0] in forecast.int8_operators else 1.0)
+            share * (gains.get(kind, 1.0) if kind.split(" ")[0] in forecast.int8_operators else 1.0)
             for kind, share in self.shares[runtime].items()
         )
         return 1.0 / (slower * max(left, 1e-3))
@@ -95,6 +95,16 @@ class Surrogate:
 
 def _kernel(a: Effects, b: Effects) -> float:
     return sum(scale * b[name] for name, scale in a.items() if name in b)
+
+
+def shares(operators: Sequence[OperatorTime], kinds: Mapping[str, str]) -> dict[str, float]:
+    """The share of time by kind: that of the first node with a kind of its own that an operator computes, else the operator's."""
+    total = sum(o.seconds for o in operators) or 1.0
+    found: dict[str, float] = {}
+    for operator in operators:
+        kind = next((kinds[node] for node in operator.nodes if node in kinds), operator.kind)
+        found[kind] = found.get(kind, 0.0) + operator.seconds / total
+    return found
 
 
 def expected_improvement(mean: float, deviation: float, best: float) -> float:

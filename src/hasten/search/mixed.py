@@ -26,10 +26,11 @@ BUDGETS = (1.0, 0.5, 0.25, 0.1, 0.03)
 
 @dataclass(frozen=True, kw_only=True)
 class Mix:
-    """A choice. skip: nodes that stay in float; noise: share of the whole graph's noise that is left; slower: its time over that of the
-    graph that is in 8 bits as a whole (below 1 where 8 bits did harm)."""
+    """A choice. skip: nodes that stay in float, num_parts: of so many parts; noise: share of the whole graph's noise that is left; slower:
+    its time over that of the graph that is in 8 bits as a whole (below 1 where 8 bits did harm)."""
 
     skip: tuple[str, ...]
+    num_parts: int
     noise: float
     slower: float
 
@@ -37,10 +38,11 @@ class Mix:
 def prices(parts: Sequence[Part], in_float: Sequence[OperatorTime], in_int8: Sequence[OperatorTime]) -> np.ndarray:
     """How much more of the 8-bit program's time each part would take in float: [parts], shares; negative where 8 bits are slower.
 
-    An operator that computes nodes of several parts is divided evenly among its nodes.
+    An operator that computes nodes of several parts is divided evenly among those.
     """
     total = sum(o.seconds for o in in_int8)
-    slow, fast = _by_node(in_float), _by_node(in_int8)
+    counted = {node for part in parts for node in part.nodes}
+    slow, fast = _by_node(in_float, counted), _by_node(in_int8, counted)
     return np.array([sum(slow.get(n, 0.0) - fast.get(n, 0.0) for n in part.nodes) / total for part in parts])
 
 
@@ -54,7 +56,7 @@ def mixes(parts: Sequence[Part], price: np.ndarray, budgets: Sequence[float] = B
         skip = tuple(node for part, is_in in zip(parts, quantised, strict=True) if not is_in for node in part.nodes)
         if skip and quantised.any():
             left, slower = float(share[quantised].sum()), 1.0 + float(price[~quantised].sum())
-            found.setdefault(skip, Mix(skip=skip, noise=left, slower=max(0.05, slower)))
+            found.setdefault(skip, Mix(skip=skip, num_parts=int((~quantised).sum()), noise=left, slower=max(0.05, slower)))
     return list(found.values())
 
 
@@ -75,9 +77,10 @@ def _most_saved(price: np.ndarray, share: np.ndarray, budget: float) -> np.ndarr
     return np.asarray(np.round(result.x) > 0.5) & (price > 0)
 
 
-def _by_node(operators: Sequence[OperatorTime]) -> dict[str, float]:
+def _by_node(operators: Sequence[OperatorTime], counted: set[str]) -> dict[str, float]:
     seconds: dict[str, float] = {}
     for operator in operators:
-        for node in operator.nodes:
-            seconds[node] = seconds.get(node, 0.0) + operator.seconds / len(operator.nodes)
+        nodes = [node for node in operator.nodes if node in counted]
+        for node in nodes:
+            seconds[node] = seconds.get(node, 0.0) + operator.seconds / len(nodes)
     return seconds

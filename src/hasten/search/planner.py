@@ -53,6 +53,8 @@ class Step:
         if self.technique is None:
             return {f"knobs {self.runtime.step().text}": _KNOB}
         name, runtime, variant = self.technique.name, self.runtime.name, self.technique.step().text
+        if self.known_log_speedup is not None:  # priced from a measured sibling: what was learnt of the technique is in it already
+            return {f"mixed on {runtime}": _KNOB, f"{variant} on {runtime}": _VARIANT}
         return {
             f"technique {name}": _TECHNIQUE, f"runtime {runtime}": _RUNTIME, f"{name} on {runtime}": _PAIR,
             f"{variant} on {runtime}": _VARIANT,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..core.errors import HastenError
+from ..core.errors import DiskFull, HastenError
 from ..core.measurement import Interval, Measurement
 from ..core.trial import Fate, Trial
-from ..core.units import format_seconds
+from ..core.units import format_joules, format_seconds
 from ..measure.latency import Plan, Race
 from ..measure.statistics import ratio_interval
 from .judge import Judge
@@ -45,13 +45,17 @@ class Tryout:
 
     def cost(self, trial: Trial) -> float:
         """What the objective minimises."""
-        metric = {"latency": "latency", "throughput": "latency", "size": "size", "memory": "peak_memory"}[self.objective]
+        metric = {"latency": "latency", "throughput": "latency", "size": "size", "memory": "peak_memory", "energy": "energy"}[
+            self.objective
+        ]
         measurement = trial.latest(metric)
         return measurement.interval().value if measurement else float("inf")
 
     def cost_text(self, trial: Trial) -> str:
         """`cost` for people."""
         cost = self.cost(trial)
+        if self.objective == "energy":
+            return format_joules(cost)
         return format_seconds(cost) if self.races else f"{cost / 1e6:.2f} MB"
 
     def gain(self, trial: Trial) -> float | None:
@@ -71,6 +75,8 @@ class Tryout:
         self.study.decide(trial.text, "does it compute what the original computes?")
         try:
             verdict = self.judge.parity(trial)
+        except DiskFull:
+            raise
         except HastenError as error:
             self._failed(trial, str(error))
             return False
@@ -98,7 +104,7 @@ class Tryout:
         timed = []
         for trial in trials:
             if trial.id in result.latency:
-                known = self.sized(trial.measured(result.latency[trial.id]))
+                known = self.sized(trial.measured(*result.of(trial.id)))
                 timed.append(known.measured(self.shop.memory(trial)) if self.objective == "memory" else known)
         return timed
 
@@ -146,6 +152,8 @@ class Tryout:
     def _is_sane(self, trial: Trial) -> bool:
         try:
             problem = self.judge.sane(trial)
+        except DiskFull:
+            raise
         except HastenError as error:
             problem = str(error)
         if problem:
@@ -161,6 +169,8 @@ class Tryout:
     def _sample_quality(self, trial: Trial) -> tuple[Trial, float | None]:
         try:
             judged = self.judge.sample(trial)
+        except DiskFull:
+            raise
         except HastenError as error:
             self._failed(trial, str(error))
             return trial, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from ..core.seams import Context, OperatorTime, Runtime, Target, Technique
 from ..core.store import Record, Store
 from ..core.trial import Trial
 from ..core.workload import Workload
-from ..measure import tasks
+from ..measure import energy, tasks
 from ..measure.ceilings import Ceilings, measure_ceilings
 from ..measure.latency import Entrant, Plan, Race, race, start
+from ..measure.layers import layer_kinds
 from ..measure.sensitivity import Part, measure_parts
 from ..measure.worker import Worker
 from .study import Study
@@ -41,9 +42,12 @@ class Built:
 
 
 class Workshop:
-    """Does the work of a search. Every method is free when its step was done before."""
+    """Does the work of a search. Every method is free when its step was done before. energy: how joules are known here."""
 
-    def __init__(self, store: Store, study: Study, workload: Workload, target: Target, seed: int) -> None:
+    def __init__(
+        self, store: Store, study: Study, workload: Workload, target: Target, seed: int, *, energy: energy.Source = energy.UNKNOWN
+    ) -> None:  # fmt: skip
+        self.energy = energy
         self.store, self.study, self.workload, self.target, self.seed = store, study, workload, target, seed
         self.machine = this_machine()
         self.worked_seconds = 0.0  # what the steps of this search took, whenever they were done
@@ -105,15 +109,18 @@ class Workshop:
         identity = {
             "programs": [[key, self._program_id(t.runtime, t.candidate)] for key, t in taking_part],
             "plan": plan.__dict__, "batch": batch, "machine": self.machine.id, "data": self.workload.splits.digest, "label": label,
+            **({"meter": self.energy.how} if self.energy.meter else {}),
         }  # fmt: skip
 
         def work(folder: Path) -> dict[str, Any]:
             with self.store.measuring():
-                return race(entrants, plan, where=self.where(), progress=self._progress("timing")).to_json()
+                return race(entrants, plan, where=self.where(), progress=self._progress("timing"), meter=self.energy.meter).to_json()
 
         with self.study.spending("timing"):
             result = Race.from_json(self._step("race", identity, work).value)
         self.study.busiest = max(self.study.busiest, result.others_busy or 0.0)
+        if self.energy.label == "estimated":  # from what was timed, so that other watts need no other race
+            result = replace(result, energy={key: energy.estimated(m, self.energy) for key, m in result.latency.items()})
         return result
 
     def race_survivors(
@@ -144,6 +151,17 @@ class Workshop:
 
         with self.study.spending("build"):
             return [Part.from_json(value) for value in self._step("parts", identity, work).value]
+
+    def layer_kinds(self, graph: Candidate) -> dict[str, str]:
+        """Node name -> kind of layer, as `ceilings` names kinds."""
+
+        def work(folder: Path) -> dict[str, str]:
+            with Worker("layers") as worker:
+                return worker.call(layer_kinds, graph.path)
+
+        with self.study.spending("profile"):
+            kinds: dict[str, str] = self._step("layers", {"candidate": graph.id}, work).value
+        return kinds
 
     def memory(self, trial: Trial) -> Measurement:
         """Peak memory of a process that only loads and runs the program, less the same process before it."""
@@ -182,23 +200,13 @@ class Workshop:
                 return worker.call(tasks.operator_times, trial.runtime, built.folder, self.target, tensors, _PROFILED_CALLS)
 
         with self.study.spending("profile"):
-            rows = self.store.step("operators", identity, work).value
+            rows = self._step("operators", identity, work).value
         return None if rows is None else tuple(OperatorTime(**{**row, "nodes": tuple(row["nodes"])}) for row in rows)
 
     def ceilings(self, runtimes: Sequence[Runtime]) -> Ceilings:
         """What this machine can do at most with the target's threads, and what int8 is worth in each of `runtimes`."""
-        fitting = [r for r in runtimes if r.floor is Floor.GRAPH and r.fits(None, self.target) is None]
-        identity = {
-            "runtimes": [[r.step().to_json(), _code(r)] for r in fitting], "machine": self.machine.id,
-            "threads": self.target.threads, "code": digest_path(Path(inspect.getfile(Ceilings))),
-        }  # fmt: skip
-
-        def work(folder: Path) -> dict[str, Any]:
-            with self.store.measuring():
-                return measure_ceilings(fitting, self.target).to_json()
-
         with self.study.spending("profile"):
-            return Ceilings.from_json(self.store.step("ceilings", identity, work).value)
+            return kept_ceilings(self.store, runtimes, self.target, step=self._step)
 
     def evaluator(self, trial: Trial, split: SplitName, batch_size: int) -> Evaluator:
         """Runs the trial's program over a split, piece by piece, `batch_size` samples a call (a fixed batch wins)."""
@@ -210,7 +218,7 @@ class Workshop:
         if record.key not in self._booked:
             self._booked.add(record.key)
             self.worked_seconds += record.seconds
-            self.study.credit(0.0 if record.fresh else record.seconds)
+            self.study.credit(0.0 if record.fresh else max(0.0, record.seconds - record.waited_seconds))
         return record
 
     def where(self) -> dict[str, Any]:
@@ -314,6 +322,24 @@ def preprocessed(preprocess: ImagePreprocess, pictures: Sequence[Any], samples: 
                 place = number if samples.places is None else samples.places[number]
                 raise DataError(f"data, sample {place} (the first is 0)", str(error).rstrip(".")) from None
         raise
+
+
+def kept_ceilings(store: Store, runtimes: Sequence[Runtime], target: Target, *, step: Callable[..., Record] | None = None) -> Ceilings:
+    """What this machine can do at most, and what int8 is worth in those of `runtimes` that run graphs here; measured once.
+
+    step: does and keeps the work (default: the store's own).
+    """
+    fitting = [r for r in runtimes if r.floor is Floor.GRAPH and r.fits(None, target) is None]
+    identity = {
+        "runtimes": [[r.step().to_json(), _code(r)] for r in fitting], "machine": this_machine().id, "threads": target.threads,
+        "code": digest_path(Path(inspect.getfile(Ceilings))),
+    }  # fmt: skip
+
+    def work(folder: Path) -> dict[str, Any]:
+        with store.measuring():
+            return measure_ceilings(fitting, target).to_json()
+
+    return Ceilings.from_json((step or store.step)("ceilings", identity, work).value)
 
 
 def keep_original(store: Store, candidate: Candidate) -> Candidate:

@@ -44,7 +44,9 @@ class StaticInt8(Technique):
         "Weights in 7 bits. Right on x86 without VNNI, where two full-range products overflow 16 bits and saturate; "
         "elsewhere it loses accuracy for nothing.",
     )
-    ops: str = option("all", "Which operators: all that can be, or matmul (MatMul and Gemm only: what pays in transformers).")
+    ops: str = option(
+        "all", "Which operators: all that can be, or matmul (MatMul and Gemm only: what pays in transformers).", allowed=("all", "matmul")
+    )
     num_samples: int = option(300, "Samples of the calibrate split (at most 100 for percentile and entropy).", unit="samples", low=1)
     skip: tuple[str, ...] = option((), "Nodes of the graph that stay in float: mixed precision, chosen by what each costs and gains.")
 

@@ -29,14 +29,18 @@ class StaticInt8Nncf(Technique):
         "minmax",
         "How an activation's range is chosen: minmax (over all samples), or default (NNCF's own: each sample's extremes, averaged, "
         "which cuts off what is rare: a ResNet-20 kept 21 dB with it and 32 with minmax).",
+        allowed=("minmax", "default"),
     )
     bias_correction: bool = option(
         False,
         "Shift biases by the mean error of quantisation (fast variant). Of two networks tried, one gained 1 dB by it and one lost 7.",
         choices=(False, True),
     )
-    preset: str = option("performance", "performance (symmetric grids) or mixed (asymmetric activations where their values are).")
-    model_type: str = option("any", "any, or transformer (its patterns and SmoothQuant, arXiv:2211.10438).")
+    preset: str = option(
+        "performance", "performance (symmetric grids) or mixed (asymmetric activations where their values are).",
+        allowed=("performance", "mixed"),
+    )  # fmt: skip
+    model_type: str = option("any", "any, or transformer (its patterns and SmoothQuant, arXiv:2211.10438).", allowed=("any", "transformer"))
     reduce_range: bool = option(False, "Weights in 7 bits: what is right on x86 without VNNI (see the machine's checks).")
     num_samples: int = option(300, "Samples of the calibrate split.", unit="samples", low=1)
     skip: tuple[str, ...] = option((), "Nodes of the graph that stay in float: mixed precision, chosen by what each costs and gains.")
