@@ -104,6 +104,30 @@ def test_mean_drop_holds_the_mean_of_skewed_differences(n: int, kind: str) -> No
     assert np.mean([d.low > 100 for d in drops]) <= 0.07
 
 
+@pytest.mark.parametrize("n", [300, 1000])
+def test_mean_drop_holds_the_mean_of_lognormal_differences_from_300_samples_on(n: int) -> None:
+    rng = np.random.default_rng(20)
+    drops = [mean_drop(np.ones(n), 1 - rng.lognormal(-5, 1, n), alpha=0.05) for _ in range(1500)]
+    assert np.mean([d.high < 100 * math.exp(-4.5) for d in drops]) <= 0.075
+    assert np.mean([d.low > 100 * math.exp(-4.5) for d in drops]) <= 0.065
+
+
+@pytest.mark.parametrize(("lost", "n"), [(0.005, 1000), (0.01, 300), (0.02, 300)])
+def test_the_lower_bound_of_a_rate_holds_where_nothing_was_won(lost: float, n: int) -> None:
+    counts = np.random.default_rng(21).binomial(n, lost, size=10_000)
+    lowers = {b: -statistics._rate_bound(0, int(b), n, 0.05) for b in np.unique(counts)}
+    assert np.mean([lowers[b] > lost for b in counts]) <= 0.053
+
+
+@pytest.mark.parametrize("n", [200, 3000])
+def test_the_acceleration_of_a_mean_is_a_sixth_of_its_skewness(n: int) -> None:
+    from scipy import stats
+
+    rows = np.random.default_rng(22).exponential(size=n)
+    got = statistics._acceleration(lambda picked: float(rows[picked].mean()), np.random.default_rng(23).permutation(n))
+    assert got == pytest.approx(stats.skew(rows) / (6 * math.sqrt(n)), rel=0.25)
+
+
 def test_mean_drop_is_students_interval_for_symmetric_differences() -> None:
     from scipy import stats
 

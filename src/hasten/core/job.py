@@ -86,7 +86,8 @@ class LimitsSection(_Section):
         Field(ge=0, le=100, allow_inf_nan=False, strict=False, description="Points of quality that may be lost against the original."),
     ] = 0.5
     latency_ms: Annotated[
-        float | None, Field(gt=0, allow_inf_nan=False, strict=False, description="95th percentile of latency, milliseconds.")
+        float | None,
+        Field(gt=0, allow_inf_nan=False, strict=False, description="95th percentile of latency (its 95 % upper bound), milliseconds."),
     ] = None
     size_mb: Annotated[float | None, Field(gt=0, allow_inf_nan=False, strict=False, description="Bytes that ship, in millions.")] = None
     memory_mb: Annotated[

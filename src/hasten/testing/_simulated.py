@@ -127,7 +127,8 @@ class _Machine:
         walk = rng.uniform(0, math.log(2)) + np.cumsum(noise.drift * math.sqrt(_TICK_SECONDS) * rng.normal(size=num_ticks))
         common = np.abs((walk + math.log(2)) % (2 * math.log(2)) - math.log(2)) if noise.drift else np.zeros(num_ticks)
         steps = np.cumsum(rng.random(num_ticks) < noise.clock_steps * _TICK_SECONDS)
-        common += rng.uniform(0, _TURBO, steps[-1] + 1)[steps]
+        clock = rng.uniform(0, _TURBO, steps[-1] + 1)[steps]
+        common += clock if noise.clock_steps else 0.0
         self._log = common + np.log1p(_load(num_ticks, programs, noise, rng))  # [E, ticks]
         ticks = _TICK_SECONDS * np.arange(num_ticks)
         self._first, last = began.min((1, 2)), ended.max((1, 2))  # [B]
