@@ -303,6 +303,29 @@ def search(runs: int) -> Named:
         yield f"{label}.5_harmless_15_at_the_limit.wrong_answer", share([g is not None and g > 0 for g in good], at_most=ERRS)
 
 
+def sizes(runs: int) -> Named:
+    """The same for candidates exactly at the limit, added up over all outcomes instead of drawn: certify alone, without select."""
+    for n, limit in ((6000, 0.005), (1200, 0.01)):
+        for won in (0.0, 0.005, 0.02):
+            for finalists in (1, 3):
+                rate_ = finalists * passing(n, limit, won, ALPHA / finalists)
+                yield f"certify_{n}.won_{won:g}.{finalists}_at_the_limit.certified_at_most", figure(rate_, at_most=ERRS)
+
+
+def passing(n: int, limit: float, won: float, alpha: float) -> float:
+    """The probability that a candidate at the limit passes. More pairs won never turn a pass into a miss, so the least number is sought."""
+    lost, total = limit + won, 0.0
+    for b in range(*(int(x) for x in stats.binom.ppf([1e-9, 1 - 1e-9], n, lost))):
+        others, share_won = n - b, won / (1 - lost)
+        least, most = 0, int(stats.binom.ppf(1 - 1e-10, others, share_won)) + 1
+        while least < most:
+            middle = (least + most) // 2
+            passed = rate(b, middle, n, alpha).high <= 100 * limit
+            least, most = (least, middle) if passed else (middle + 1, most)
+        total += stats.binom.pmf(b, n, lost) * stats.binom.sf(least - 1, others, share_won)
+    return total
+
+
 def certified(splits: Splits, true_drops: list[float], won: float, rng: np.random.Generator) -> float | None:
     """One search over candidates in a random order of speed: the true drop of what was certified, or None."""
     true_of: dict[str, float] = {}
@@ -346,7 +369,7 @@ def look_at(splits: Splits, lost: int, won: int, m: int) -> Look:
 
 
 SECTIONS: dict[str, Callable[[int], Named]] = {
-    "speed": speed, "quick": quick, "percentiles": percentiles, "races": races, "drops": drops, "search": search,
+    "speed": speed, "quick": quick, "percentiles": percentiles, "races": races, "drops": drops, "search": search, "sizes": sizes,
 }  # fmt: skip
 
 if __name__ == "__main__":
