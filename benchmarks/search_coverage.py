@@ -12,7 +12,7 @@ Figures without a goal lie outside of what the statements claim; they show where
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -26,14 +26,16 @@ from hasten.core.job import SearchSection
 from hasten.core.measurement import Interval, Measurement
 from hasten.core.signature import Signature
 from hasten.core.trial import Trial
-from hasten.measure.latency import Plan, final_plan
+from hasten.measure.latency import Plan, Race, final_plan
 from hasten.measure.quality import METRICS
 from hasten.measure.sequential import Look, Sequential
 from hasten.measure.statistics import aggregate_drop, error_increase, mean_drop, rate_drop, ratio_interval
 from hasten.runtimes.null import Null
+from hasten.search import racing
 from hasten.search.certify import ALPHA, Finisher, choose_finalists
 from hasten.search.explore import Explored
-from hasten.testing import SCENES, SimulatedRace, simulated_race
+from hasten.search.judge import Judge
+from hasten.testing import SCENES, Noise, SimulatedRace, simulated_race
 
 HOLDS, ERRS = 0.94, 0.05
 BASE_SECONDS, FASTER = 0.002, 1.25
@@ -152,6 +154,37 @@ def too_few(latency: Measurement, q: float) -> bool:
     return bool(stats.binom.pmf(0, latency.num_moments, 1 - q / 100) > 0.05)
 
 
+RIVALS = {"a": 1.1, "b": 1.04, "c": 1.5, "d": 1.0, "e": 1.01, "f": 1.2, "g": 1.03, "h": 2.0}
+"""Times of eight programs, in units of the fastest; "d" and "e" are within the zone of 2 %, "g" and "b" just outside."""
+
+
+def races(runs: int) -> Named:
+    """Elimination: how often what it calls sure is beyond the zone, and what share of timing everybody equally it spends."""
+    rules, plan = racing.Rules(), Plan(rounds=16, block_seconds=6.0)
+    for scene in SCENES:
+        rng = np.random.default_rng(20_261_128)
+        wrong, near, survived, sure, spent, blocks = [], [], [], [], [], []
+        for _ in range(runs):
+            order = [str(key) for key in rng.permutation(list(RIVALS))]
+
+            def block(keys: Sequence[str], number: int, rng: np.random.Generator = rng, noise: Noise = SCENES[scene]) -> Race:
+                return simulated_race({key: BASE_SECONDS * RIVALS[key] for key in keys}, plan, noise, rng).race
+
+            result, evidence = racing.run(order, block, rules)
+            near.append(RIVALS[result.winner] <= 1 + rules.zone)
+            survived.append(any(RIVALS[key] <= 1 + rules.zone for key in result.alive))
+            sure.append(result.sure)
+            wrong.append(result.sure and not near[-1])
+            spent.append(sum(len(b) for b in evidence.blocks) / (len(RIVALS) * len(evidence.blocks)))
+            blocks.append(len(evidence.blocks))
+        yield f"{scene}.sure_and_beyond_the_zone", share(wrong, at_most=rules.error)
+        yield f"{scene}.one_within_the_zone_survives", share(survived, at_least=1 - rules.error)
+        yield f"{scene}.winner_within_the_zone", share(near)
+        yield f"{scene}.sure", share(sure)
+        yield f"{scene}.blocks", figure(float(np.mean(blocks)))
+        yield f"{scene}.share_of_timing_everybody", figure(float(np.mean(spent)))
+
+
 # Drops ----------------------------------------------------------------------------------------------------------------
 
 SIZES = (300, 1000, 3000, 10_000)
@@ -243,6 +276,8 @@ class Splits:
     def num_samples(self, split: str) -> int:
         return int(getattr(self, split))
 
+    is_likely = Judge.is_likely
+
 
 def search(runs: int) -> Named:
     """Quality through the whole search: looks on select, choice of finalists, certification. Speed is granted to everybody.
@@ -310,7 +345,9 @@ def look_at(splits: Splits, lost: int, won: int, m: int) -> Look:
     return sequential(splits).look(reference, candidate)
 
 
-SECTIONS: dict[str, Callable[[int], Named]] = {"speed": speed, "quick": quick, "percentiles": percentiles, "drops": drops, "search": search}
+SECTIONS: dict[str, Callable[[int], Named]] = {
+    "speed": speed, "quick": quick, "percentiles": percentiles, "races": races, "drops": drops, "search": search,
+}  # fmt: skip
 
 if __name__ == "__main__":
     main()

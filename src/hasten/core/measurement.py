@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .intervals import block_bounds, median_bounds, percentile_place
+from .intervals import block_bounds, median_bounds, percentile_place, student_quantile
 
 MOMENT_SECONDS = 0.02
 """Calls that start within so long of each other meet the same moment of the machine: what wakes up slows all of them."""
@@ -122,7 +122,10 @@ class Measurement:
         return None if place is None else float(ordered[place])
 
     def _clustering(self, point: float) -> float:
-        """The variance of the share of samples beyond `point`, over that of independent samples; at least 1."""
+        """The variance of the share of samples beyond `point`, over that of independent samples; at least 1.
+
+        Known from no more rounds than hold such a sample, which Student's quantile in place of the normal one allows for.
+        """
         if not self.groups:
             return 1.0
         beyond = np.asarray(self.samples) > point
@@ -130,8 +133,10 @@ class Measurement:
         sizes, share = np.bincount(rounds), float(beyond.mean())
         if len(sizes) < 2 or not 0 < share < 1:
             return 1.0
-        apart = (np.bincount(rounds, weights=beyond) - share * sizes) ** 2
-        return max(1.0, float(apart.sum()) * len(sizes) / (len(sizes) - 1) / (len(beyond) * share * (1 - share)))
+        hits = np.bincount(rounds, weights=beyond)
+        apart = float(((hits - share * sizes) ** 2).sum()) * len(sizes) / (len(sizes) - 1)
+        unsure = student_quantile(0.95, max(1, int((hits > 0).sum()) - 1)) / 1.645
+        return max(1.0, apart / (len(beyond) * share * (1 - share))) * unsure**2
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -33,8 +33,8 @@ def rate_drop(reference: np.ndarray, candidate: np.ndarray, *, alpha: float) -> 
     """The drop of a rate, in points, from paired binary outcomes [N] (1 = good).
 
     Tango's score interval for the difference of paired proportions (Tango 1998, Statistics in Medicine 17:891). Where
-    no discordant pair speaks for one side, the exact binomial bound (Clopper & Pearson 1934) is used for the other if it is
-    wider: there Tango's one-sided error reaches 6.7 % for a nominal 5 %. Raises DataError for unpaired or empty rows.
+    no discordant pair speaks for one side, the exact binomial bounds (Clopper & Pearson 1934) are used if they are
+    wider: there Tango's one-sided errors reach 6.7 % for a nominal 5 %. Raises DataError for unpaired or empty rows.
     """
     reference, candidate = _paired(reference, candidate)
     n = len(reference)
@@ -249,10 +249,12 @@ def _tango_bound(lost: int, won: int, n: int, alpha: float) -> float:
 
 
 def _rate_bound(lost: int, won: int, n: int, alpha: float) -> float:
+    """Tango's bound; where all pairs that differ speak for one side, the wider of it and the exact one of that side's share."""
     tango = _tango_bound(lost, won, n, alpha)
-    if won or lost == n:
+    if lost == n or (lost and won):
         return tango
-    return max(tango, float(stats.beta.ppf(1 - alpha, lost + 1, n - lost)))
+    exact = stats.beta.ppf(1 - alpha, lost + 1, n - lost) if not won else -stats.beta.ppf(alpha, won, n - won + 1)
+    return max(tango, float(exact))
 
 
 def _mean_interval(differences: np.ndarray, alpha: float, *, scale: float) -> Interval:

@@ -5,10 +5,11 @@ fastest: two programs that nobody can tell apart must not change places from one
 after each block those that surely cannot be the answer leave, so that most of the time is spent on those that still may be
 (Even-Dar, Mannor & Mansour 2006, JMLR 7:1079, with an indifference zone).
 
-Stated error: when it is sure, the chosen program is beyond the zone with probability at most `error`. The bounds are normal, on the mean
-over blocks of the median log ratio to the leader, each at `error` divided by the number of programs and of looks (Bonferroni), with a
-variance between processes of at least `luck` squared a program: one block says nothing of it, and two say little. What simulated machines
-make of the statement: `make bench-search-coverage`.
+Stated error: when it is sure, the chosen program is beyond the zone with probability at most `error`. The bounds are Student's, on the
+mean over blocks of the median log ratio, each at `error` divided by the number of programs and of looks (Bonferroni). How much the
+processes of one program differ is learnt from all programs together; one block says nothing of it, so the variance starts from a prior
+that counts as PRIOR_DF observations (a scaled inverse chi-squared: Gelman et al. 2013, Bayesian Data Analysis, 3.3). What simulated
+machines make of the statement: `make bench-search-coverage`.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ from scipy import stats
 from ..core.measurement import Interval
 from ..measure.latency import Race
 
+PRIOR_DF = 4
+"""Observations that the expected luck counts as: one block alone can still drop what is far behind, and six blocks outweigh it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """zone: programs closer than this share of their time are equals; luck: least standard deviation of log time between processes of
-    one program (an A/A race of five blocks gave 0.5 to 1.5 %); max_blocks: when to stop without certainty."""
+    """zone: programs closer than this share of their time are equals; luck: the standard deviation of log time between processes of
+    one program that is expected before it is seen (A/A races of five blocks gave 0.5 to 1.5 %); max_blocks: when to stop without
+    certainty."""
 
     zone: float = 0.02
     error: float = 0.05
@@ -86,12 +91,12 @@ def standing(evidence: Evidence, order: Sequence[str], rules: Rules) -> Standing
     """
     running = [key for key in order if key in evidence.blocks[-1]]
     leader = min(running, key=lambda key: float(np.mean(evidence.log_ratios(key, running[0])[0])))
-    between = _variance_between([evidence.log_ratios(key, leader)[0] for key in running if key != leader], rules.luck)
-    z = float(stats.norm.ppf(1 - rules.error / (len(order) * rules.max_blocks)))
+    between, df = _between([evidence.log_ratios(key, leader)[0] for key in evidence.blocks[0] if key != leader], rules.luck)
+    tail = float(stats.t.ppf(1 - rules.error / (len(order) * rules.max_blocks), df))
 
     def gap(key: str, other: str) -> Gap:
         values, variances = evidence.log_ratios(key, other)
-        reach = 0.0 if key == other else z * math.sqrt((between + float(variances.mean())) / len(values))
+        reach = 0.0 if key == other else tail * math.sqrt((between + float(variances.mean())) / len(values))
         return Gap(value=float(values.mean()), low=float(values.mean()) - reach, high=float(values.mean()) + reach)
 
     zone = math.log1p(rules.zone)
@@ -108,10 +113,10 @@ def standing(evidence: Evidence, order: Sequence[str], rules: Rules) -> Standing
 
 
 def ratio(evidence: Evidence, slow: str, fast: str, rules: Rules, *, level: float = 0.95) -> Interval:
-    """How many times faster one is than the other, over the blocks that both ran in, with the rules' variance between processes."""
+    """How many times faster one is than the other, over the blocks that both ran in, with the expected luck as in `standing`."""
     values, variances = evidence.log_ratios(slow, fast)
-    between = _variance_between([values], rules.luck)
-    reach = float(stats.norm.ppf(0.5 + level / 2)) * math.sqrt((between + float(variances.mean())) / len(values))
+    between, df = _between([values], rules.luck)
+    reach = float(stats.t.ppf(0.5 + level / 2, df)) * math.sqrt((between + float(variances.mean())) / len(values))
     middle = float(values.mean())
     return Interval(value=math.exp(middle), low=math.exp(middle - reach), high=math.exp(middle + reach), level=level, n=len(values))
 
@@ -137,8 +142,8 @@ def run(
         alive = now.alive
 
 
-def _variance_between(values: Sequence[np.ndarray], luck: float) -> float:
-    """Variance of a block's log ratio beyond its rounds: two processes' luck, pooled over the programs, never below the floor."""
-    several = [v for v in values if len(v) > 1]
-    seen = sum(float(((v - v.mean()) ** 2).sum()) for v in several) / sum(len(v) - 1 for v in several) if several else 0.0
-    return max(seen, 2 * luck**2)
+def _between(values: Sequence[np.ndarray], luck: float) -> tuple[float, int]:
+    """Variance of a block's log ratio, pooled over the programs' blocks and the prior (two processes' luck); and its degrees of freedom."""
+    seen = sum(float(((v - v.mean()) ** 2).sum()) for v in values if len(v) > 1)
+    df = PRIOR_DF + sum(len(v) - 1 for v in values if len(v) > 1)
+    return (PRIOR_DF * 2 * luck**2 + seen) / df, df
