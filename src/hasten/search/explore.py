@@ -30,7 +30,6 @@ from .workshop import Workshop
 _BLOCK = Plan(rounds=16, block_seconds=6.0)
 _RULES = racing.Rules()
 _SETTLED = 6  # contenders that race each other for the order in which the certify split is opened
-_KNOBS_OF = 2  # contenders whose other knobs are tried
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +213,7 @@ class Explorer:
                 known = self._built.get(step.build_key, base)
                 if kind.floor is base.floor and known is not None and runtime.fits(known, self.shop.target) is None:
                     yield from self._new(step)
-        for trial in sorted(self.contenders.values(), key=self.tryout.rank)[:_KNOBS_OF]:
+        for trial in self.contenders.values():
             for runtime in neighbours(trial.runtime, self.profile):
                 log = math.log(trial.speedup.value) if trial.speedup else 0.0
                 yield from self._new(
