@@ -120,7 +120,7 @@ def run_race(shop: Workshop, bundle: Bundle, programs: dict[str, Trial], plan: P
         folder = shop.compile(trial.runtime, trial.candidate).folder
         entrants.append(Entrant(key=name, runtime=trial.runtime, folder=folder, target=shop.target, tensors=tensors, batch_size=1))
     with shop.store.measuring():
-        return race(entrants, plan, where=shop.where())
+        return race(entrants, plan, where={"machine": shop.machine.id})
 
 
 def speeds(result: Race, *, with_goal: bool) -> Figures:

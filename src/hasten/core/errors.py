@@ -75,9 +75,9 @@ class ExportError(NotPossibleHere):
 
 
 class WorkerError(NotPossibleHere):
-    """A child process failed. `cause` says whether trying again may help: only time-out and memory may."""
+    """A child process failed. cause: why; after a time-out, too little memory, or a kill from outside, trying again may help."""
 
-    Cause = Literal["crash", "timeout", "memory", "error"]
+    Cause = Literal["crash", "timeout", "memory", "killed", "error"]
 
     def __init__(self, field: str, rule: str, *, cause: Cause, last_words: str = "", hint: str = "") -> None:
         super().__init__(field, rule, hint=hint)

@@ -95,12 +95,18 @@ class LimitsSection(_Section):
 
 
 class TargetSection(_Section):
-    """Where the answer will run: this machine, used like this."""
+    """Where the answer will run: this machine, or a node of a cluster, used like this."""
 
     threads: Annotated[int | None, Field(gt=0, description="Threads that may be used. Default: all cores.")] = None
     batch_size: Annotated[int, Field(gt=0, description="Samples per call at which latency is measured.")] = 1
     runtimes: Annotated[
         Names | None, Field(description="Runtimes that may be used (`hasten list runtimes`). Default: all that are installed.")
+    ] = None
+    label: Annotated[
+        str | None,
+        Field(
+            min_length=1, description="With search.workers: programs are timed only on nodes that carry this Ray resource. Default: any."
+        ),
     ] = None
 
 
@@ -110,6 +116,13 @@ class SearchSection(_Section):
     objective: Annotated[Objective, Field(description=f"What to minimise: {', '.join(get_args(Objective))}.")] = "latency"
     budget: Annotated[Seconds, Field(strict=False, description="Time for the search, such as 90s, 5m or 1h30m.")] = 300.0
     techniques: Annotated[Names | None, Field(description="Techniques that may be used (`hasten list techniques`). Default: all.")] = None
+    workers: Annotated[
+        str | None,
+        Field(
+            pattern=r"^ray(://.+:\d+)?$",
+            description="Who works: `ray` starts one on this machine, `ray://host:port` is a cluster. Default: this process alone.",
+        ),
+    ] = None
     seed: Annotated[int, Field(ge=0, description="Seed of the division of the data and of all sampling.")] = 0
     allow_undecided: Annotated[bool, Field(description="Whether an answer may be one whose quality too few samples could decide.")] = False
 

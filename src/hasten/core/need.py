@@ -21,6 +21,7 @@ EXTRA_OF = {
     "pyarrow": "data",
     "matplotlib": "report",
     "jinja2": "report",
+    "ray": "ray",
 }
 """Import name -> the extra of pyproject.toml that brings it. A test holds the two together."""
 

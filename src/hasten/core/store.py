@@ -7,7 +7,7 @@
 
 A key is the digest of all that decides the result: content of the inputs, the step and its options, versions of the
 libraries, and for measurements the machine. Failures are kept too, with their cause, and are tried again only where the
-cause may be gone (time-out, memory).
+cause may be gone (time-out, memory, a kill from outside).
 """
 
 from __future__ import annotations
@@ -79,13 +79,41 @@ class Store:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return cls(Path(os.environ.get("HASTEN_STORE") or cache / "hasten"))
 
+    @staticmethod
+    def key(kind: str, identity: Mapping[str, Any]) -> str:
+        """The name of the step `kind` of `identity`."""
+        return digest_json([_FORMAT, kind, identity])
+
+    def folder(self, key: str) -> Path:
+        """Where the step `key` is, once it is finished."""
+        return self.root / "objects" / key[:2] / key
+
+    def has(self, key: str) -> bool:
+        """Whether the step `key` was done, or failed for good."""
+        return (self.folder(key) / "record.json").exists()
+
+    def receive(self, key: str, fill: Callable[[Path], None]) -> None:
+        """Take over a step that another store finished: `fill(folder)` writes its files, record.json among them."""
+        with _disk_errors(), self.scratch() as temporary:
+            fill(temporary)
+            self._place(temporary, self.folder(key))
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """An empty folder on the store's disk, gone afterwards."""
+        folder = Path(tempfile.mkdtemp(dir=self.root / "tmp"))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def step(self, kind: str, identity: Mapping[str, Any], work: Callable[[Path], Any]) -> Record:
         """The finished step `kind` of `identity`: from the store, or by `work(folder)`, whose JSON-like value is kept.
 
         Raises what `work` raises; a HastenError is recorded, so that the same failure is not paid for twice.
         """
-        key = digest_json([_FORMAT, kind, identity])
-        folder = self.root / "objects" / key[:2] / key
+        key = self.key(kind, identity)
+        folder = self.folder(key)
         if found := self._read(folder, key):
             return found
         temporary = Path(tempfile.mkdtemp(prefix=f"{key[:8]}-", dir=self.root / "tmp"))
@@ -99,7 +127,7 @@ class Store:
                     value = work(temporary)
                 except WorkerError as error:
                     failure = error
-                    if error.cause not in ("timeout", "memory"):
+                    if error.cause not in ("timeout", "memory", "killed"):
                         self._keep(temporary, folder, kind, identity, failure=_describe(error), seconds=time.perf_counter() - began)
                 except DiskFull as error:
                     failure = error
@@ -152,6 +180,10 @@ class Store:
         record = {"kind": kind, "identity": identity, "time": time.time(), **content}
         text = json.dumps(record, default=str)
         (temporary / "record.json").write_text(text)
+        self._place(temporary, folder)
+
+    @staticmethod
+    def _place(temporary: Path, folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             temporary.rename(folder)

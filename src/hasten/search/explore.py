@@ -139,7 +139,9 @@ class Explorer:
         waiting = rounds_of_variants(lossy, self.profile)
         postponed: list[Technique] = []
         succeeded: set[type[Technique]] = set()
-        for technique in waiting:
+        for number, technique in enumerate(waiting):
+            coming = [t for t in waiting[number + 1 : number + 4] if type(t) not in succeeded and self._applies(t, base)]
+            self.shop.prefetch([(t, base) for t in coming])
             if type(technique) in succeeded:
                 postponed.append(technique)
             elif not self._affordable(technique, reserve_seconds):
