@@ -62,6 +62,12 @@ def killed_times(station: Station, folder: Path, log: str, times: int) -> str:
     return station.node
 
 
+def interrupted(station: Station, pid: int) -> None:
+    """Interrupts the search and never ends."""
+    os.kill(pid, signal.SIGINT)
+    signal.pause()
+
+
 def node_killed_once(station: Station, folder: Path, log: str) -> str:
     """As `write`, but all of Ray on this node is killed the first time."""
     first = not Path(log).exists()

@@ -71,6 +71,28 @@ def until(line: str, process: subprocess.Popen[str]) -> None:
     assert any(line in said for said in process.stderr), f"it ended before it said {line!r}"
 
 
+def until_finished(count: int, process: subprocess.Popen[str], store: Path) -> None:
+    assert process.stderr is not None
+    for _ in process.stderr:  # it says something before each step
+        if len(finished(Store(store).journal())) >= count:
+            return
+    pytest.fail("it ended before so many steps were finished")
+
+
+def killed_after(count: int, process: subprocess.Popen[str], store: Path) -> Steps:
+    """The journal of a search that was killed once `count` steps were finished."""
+    until_finished(count, process, store)
+    process.kill()
+    process.communicate()
+    return Store(store).journal()
+
+
+def assert_nothing_repeated(before: Steps, whole: Steps) -> None:
+    after = whole[len(before) :]
+    assert not {step["key"] for step in after if step["event"] == "start"} & set(finished(before))
+    assert set(finished(whole).values()) == {1}
+
+
 def left_by(process: subprocess.Popen[str]) -> list[Path]:
     return list(Path(tempfile.gettempdir()).glob(f"hasten-ray-{process.pid}-*"))
 
@@ -83,23 +105,19 @@ def all_gone(children: list[psutil.Process]) -> bool:
 def test_a_killed_search_takes_its_ray_along_and_goes_on(folder: Path, tmp_path: Path) -> None:
     only_lossless = ("--set", "search.techniques=[]")
     first = search(folder, tmp_path, "ray", *only_lossless)
-    assert first.stderr is not None
-    for _ in first.stderr:  # it says something before each step
-        if len(finished(Store(tmp_path).journal())) >= 8:
-            break
+    until_finished(8, first, tmp_path)
     children = psutil.Process(first.pid).children(recursive=True)
-    assert any("raylet" in child.name() for child in children)
+    at_once = [child for child in children if "Agent" not in child.name()]  # Ray's agents take a minute to notice
+    assert any("raylet" in child.name() for child in at_once)
     first.kill()  # it alone: the others must see to themselves
     first.communicate()
-    assert all_gone([child for child in children if "Agent" not in child.name()])  # Ray's agents take a minute to notice
+    assert all_gone(at_once)
     before = Store(tmp_path).journal()
 
     second = search(folder, tmp_path, "ray", *only_lossless)
     document = answered(second)
     assert document["answer"]["runtime"].startswith("onnxruntime")
-    after = Store(tmp_path).journal()[len(before) :]
-    assert not {step["key"] for step in after if step["event"] == "start"} & set(finished(before))
-    assert set(finished([*before, *after]).values()) == {1}
+    assert_nothing_repeated(before, Store(tmp_path).journal())
     assert left_by(first) == left_by(second) == [], "what the killed one left is removed by the next one"
     assert all_gone(children)
 
@@ -118,7 +136,7 @@ def test_an_interrupt_leaves_nothing_of_ray(folder: Path, tmp_path: Path) -> Non
 
 
 def test_built_anywhere_timed_on_the_target_through_kills(folder: Path, tmp_path: Path) -> None:
-    """A cluster of three nodes that work; the build and the race are each killed once, with the Ray worker that has them."""
+    """A cluster of three nodes that work. The search is killed once, and so are a build and a race with the Ray worker that has them."""
     spied = {"HASTEN_SPY": str(tmp_path)}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -129,10 +147,12 @@ def test_built_anywhere_timed_on_the_target_through_kills(folder: Path, tmp_path
             ray_helpers.add(made, tmp_path / f"builder{number}", env=spied)
         settings = (f"target.label={ray_helpers.LABEL}", 'target.runtimes=["onnxruntime", "spied"]', 'search.techniques=["spied"]')
         more = [word for setting in settings for word in ("--set", setting)]
-        process = search(folder, tmp_path / "store", f"ray://127.0.0.1:{port}", "--plugin", str(SPY), *more, env=spied)
-        document = answered(process)
+        again = (folder, tmp_path / "store", f"ray://127.0.0.1:{port}", "--plugin", str(SPY), *more)
+        before = killed_after(8, search(*again, env=spied), tmp_path / "store")
+        document = answered(search(*again, env=spied))
 
     assert document["verdict"] in ("passed", "reference")
+    assert_nothing_repeated(before, Store(tmp_path / "store").journal())
     assert (tmp_path / "build-killed").exists()
     assert (tmp_path / "race-killed").exists()
     assert set((tmp_path / "ran").read_text().split()) == {"target"}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import ray_helpers
 from hasten.core.errors import NotPossibleHere, WorkerError
 from hasten.core.machine import this_machine
 from hasten.core.store import Store
+from hasten.search import crew_ray
 from hasten.search.crew_ray import RayCrew
 from hasten.search.observer import Observer
 
@@ -24,9 +28,11 @@ pytestmark = pytest.mark.slow
 class Ears(Observer):
     def __init__(self) -> None:
         self.warnings: list[str] = []
+        self.heard = threading.Event()
 
     def warn(self, sentence: str) -> None:
         self.warnings.append(sentence)
+        self.heard.set()
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +56,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def crew(cluster: Any, store: Store) -> Iterator[RayCrew]:
-    ears = Ears()
-    with RayCrew("ray", ray_helpers.LABEL, store, ears) as crew:
-        crew.ears = ears  # type: ignore[attr-defined]
+    with RayCrew("ray", ray_helpers.LABEL, store, Observer()) as crew:
         yield crew
 
 
@@ -104,6 +108,32 @@ def test_after_three_times_it_fails_with_the_cause_and_may_be_tried_again(how: s
     assert caught.value.cause == "killed"
     assert len((tmp_path / "log").read_text().split()) == 3
     step(how, ray_helpers.killed_times, 3)  # the fourth time it is left alone, and the store kept no failure
+
+
+@pytest.mark.parametrize("how", ["build", "on_target"])
+def test_an_interrupt_ends_what_is_under_way(how: str, crew: RayCrew, step: Step) -> None:
+    does = partial(crew.build, "k") if how == "build" else crew.on_target
+    with pytest.raises(KeyboardInterrupt):
+        does(ray_helpers.interrupted, os.getpid())
+    step(how, ray_helpers.write)  # and the node is free again
+
+
+def test_one_search_at_a_time_has_the_node_that_times(crew: RayCrew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew_ray, "_PATIENCE_SECONDS", 0.5)
+    ears, entered = Ears(), threading.Event()
+
+    def second() -> None:
+        with RayCrew("ray", ray_helpers.LABEL, Store(tmp_path / "second"), ears):
+            entered.set()
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    assert ears.heard.wait(60)
+    assert "waiting for node" in ears.warnings[0]
+    assert not entered.is_set()
+    crew.close()
+    thread.join(60)
+    assert entered.is_set()
 
 
 def test_a_label_that_no_node_carries(cluster: Any, store: Store) -> None:

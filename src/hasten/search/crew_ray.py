@@ -90,6 +90,7 @@ class RayCrew(Crew):
         self._exit = contextlib.ExitStack()
         try:
             self._ray, self._one_store = self._exit.enter_context(_session(address, label, store))
+            self._failures = (self._ray.exceptions.RayError, ConnectionError)
             self._exit.callback(self._go_home)
             self._check_nodes()
             self.machine = self._hire()
@@ -99,15 +100,18 @@ class RayCrew(Crew):
 
     @property
     def builds_ahead(self) -> bool:
-        """Whether there is a node beside the one that times: what is built there would disturb it."""
-        return any(node.cpus >= 1 for node in self._nodes() if self._node is None or node.id != self._node.id)
+        """Whether there is a node that no search times on: what is built on such a one would disturb it."""
+        timing = {self._node.id} if self._node else set()
+        return any(n.cpus >= 1 and n.id not in timing and self._label not in n.labels for n in self._nodes())
 
     def build(self, key: str, errand: Errand[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        if key not in self._ahead and not self.builds_ahead:
+            return self.on_target(errand, *args, **kwargs)  # nothing is timed meanwhile
         parcel = pack(self._store, errand, args, kwargs)
         reference = self._ahead.pop(key, None) or self._submit(parcel)
         try:
             reply: Reply = self._ray.get(reference)
-        except self._ray.exceptions.RayError as error:
+        except self._failures as error:
             raise _lost(f"building it failed {_ATTEMPTS} times", error) from None
         except BaseException:
             self._ray.cancel(reference, force=True)
@@ -132,7 +136,7 @@ class RayCrew(Crew):
                     self._hire_again()
                 reply: Reply = self._ray.get(self._actor.work.remote(request))
                 return reply.open(parcel.writes)  # type: ignore[no-any-return]
-            except self._ray.exceptions.RayError as error:
+            except self._failures as error:
                 failure = error
                 self._observer.warn(f"node {self._node.text if self._node else '?'} was lost while it worked: tried again")
                 self._dismiss()
@@ -150,8 +154,7 @@ class RayCrew(Crew):
         self._exit.close()
 
     def _submit(self, parcel: Parcel) -> Any:
-        cpus = 1 if self.builds_ahead else 0  # alone, the node that times builds too: nothing is timed meanwhile
-        options = {"num_cpus": cpus, "max_retries": _ATTEMPTS - 1, "scheduling_strategy": "SPREAD"}
+        options = {"num_cpus": 1, "max_retries": _ATTEMPTS - 1, "scheduling_strategy": "SPREAD"}
         return self._ray.remote(_build).options(**options).remote(self._request(parcel))
 
     def _request(self, parcel: Parcel) -> _Request:
@@ -169,14 +172,19 @@ class RayCrew(Crew):
         self._actor = self._ray.remote(_Target).options(**options).remote()
         answer = self._actor.machine.remote()
         if not self._ray.wait([answer], timeout=_PATIENCE_SECONDS)[0]:
-            self._observer.warn(f"waiting for node {node.text}, which is taken")
-        machine: Machine = self._ray.get(answer)
+            self._observer.warn(f"waiting for node {node.text}, which others use")
+        machine, niceness = self._ray.get(answer)
+        if niceness > 0:
+            self._observer.warn(f"node {node.text} runs programs at low priority: start Ray there with RAY_worker_niceness=0")
         self._observer.learnt(f"Programs are timed on node {node.text}: {machine.text}.")
-        return machine
+        return machine  # type: ignore[no-any-return]
 
     def _hire_again(self) -> None:
         """Take another node of the same kind. Raises WorkerError where there is none, RayError."""
-        machine = self._hire()
+        try:
+            machine = self._hire()
+        except NotPossibleHere as error:  # no fault of the step that is under way
+            raise WorkerError("workers", f"have lost the node that timed ({error})", cause="killed") from None
         if machine.id != self.machine.id:
             self._dismiss()
             raise WorkerError(
@@ -195,15 +203,17 @@ class RayCrew(Crew):
     def _dismiss(self) -> None:
         if self._actor is not None and self._node is not None:
             self._shunned.append(self._node.id)
-            self._ray.kill(self._actor)
+            with contextlib.suppress(*self._failures):
+                self._ray.kill(self._actor)
         self._actor = None
 
     def _go_home(self) -> None:
         """Leave the cluster as it was: the node that times is free, and nobody builds for us."""
-        if self._actor is not None:
-            self._ray.kill(self._actor)
-        for reference in self._ahead.values():
-            self._ray.cancel(reference, force=True)
+        with contextlib.suppress(*self._failures):  # a lost cluster needs no farewell
+            if self._actor is not None:
+                self._ray.kill(self._actor)
+            for reference in self._ahead.values():
+                self._ray.cancel(reference, force=True)
 
     def _nodes(self) -> list[_Node]:
         return [
@@ -225,7 +235,7 @@ class RayCrew(Crew):
         for node, answer in asked:
             try:
                 difference = self._ray.get(answer)
-            except self._ray.exceptions.RayError as error:
+            except self._failures as error:
                 difference = f"must be able to run hasten ({_first_line(error)})"
             if difference:
                 raise NotPossibleHere(f"node {node.text}", difference, hint="Install the same versions on every node")
@@ -237,8 +247,10 @@ class _Target:
     def __init__(self) -> None:
         self._station = _station()
 
-    def machine(self) -> Machine:
-        return this_machine()
+    def machine(self) -> tuple[Machine, int]:
+        """What it is, and by how much Ray lowers the priority of what runs here."""
+        me = psutil.Process()
+        return this_machine(), me.nice() - me.parent().nice()
 
     def work(self, request: _Request) -> Reply:
         return _answer(request, self._station)
