@@ -78,6 +78,16 @@ def test_what_a_machine_has_is_not_sent_again(here: Store, there: Station) -> No
     assert _step(there.store, "abc").fresh is False, "what was sent is a finished step there too"
 
 
+def test_a_failure_of_the_other_machine_does_not_stand_in_the_way(here: Store, there: Station) -> None:
+    record = _step(here, "abc")
+    with pytest.raises(DataError):
+        there.store.step("text", {"text": "abc"}, lambda folder: refuse(there))
+    with here.scratch() as folder:
+        parcel = pack(here, copy, (Order(record.folder / "text.txt", folder),), {"times": 1})
+        carry_out(parcel.errand, there, lambda key: tar(here.folder(key)), parcel.needs).open(folder)
+        assert (folder / "deep" / "copy.txt").read_text() == "abc"
+
+
 def test_errors_come_back_as_what_they_are(here: Store, there: Station) -> None:
     with pytest.raises(DataError, match="must be better"):
         carry_out(pack(here, refuse, (), {}).errand, there, lambda key: b"", ()).open(None)

@@ -93,9 +93,13 @@ class Store:
         return (self.folder(key) / "record.json").exists()
 
     def receive(self, key: str, fill: Callable[[Path], None]) -> None:
-        """Take over a step that another store finished: `fill(folder)` writes its files, record.json among them."""
+        """Take over a step that another store finished, if it is not finished here: `fill(folder)` writes all its files."""
+        with contextlib.suppress(StoredFailure):
+            if self._read(self.folder(key), key):
+                return
         with _disk_errors(), self.scratch() as temporary:
             fill(temporary)
+            shutil.rmtree(self.folder(key), ignore_errors=True)  # a failure, which was this machine's own
             self._place(temporary, self.folder(key))
 
     @contextlib.contextmanager

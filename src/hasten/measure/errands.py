@@ -26,7 +26,7 @@ Findings = list[tuple[str, frozenset[str]]]
 @dataclass(frozen=True, kw_only=True)
 class Station:
     """Where errands run. store: of this machine; node: its name in a cluster, empty for the search's own machine;
-    tell: hears how far a race is; kept: children that outlive an errand, by name."""
+    tell: hears how far a race is, None in a cluster; kept: children that outlive an errand, by name."""
 
     store: Store
     node: str = ""

@@ -10,13 +10,12 @@ whatever dies, no finished step is lost. What Ray's processes on a node died of 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
-import platform
 import shutil
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,17 +23,16 @@ from typing import Any
 
 import psutil
 
-from ..core.digest import digest_json, digest_path
-from ..core.errors import HastenError, NotPossibleHere, WorkerError
-from ..core.machine import Machine, this_machine, usable_cores, versions
+from ..core.errors import NotPossibleHere, WorkerError
+from ..core.machine import Machine, this_machine, usable_cores
 from ..core.need import need
-from ..core.registry import add_plugin, find, plugins
-from ..core.seams import Runtime, Technique
+from ..core.registry import plugins
 from ..core.store import Store
 from ..measure.errands import Station
 from .crew import Crew, Errand, P, R
 from .observer import Observer
 from .parcel import Parcel, Reply, carry_out, pack, tar
+from .surroundings import difference, surroundings
 
 _ATTEMPTS = 3
 _PATIENCE_SECONDS = 30.0  # after which a person hears what is waited for
@@ -86,7 +84,7 @@ class RayCrew(Crew):
         self._actor: Any = None
         self._node: _Node | None = None
         self._plugins = tuple(str(path) for path in plugins())
-        self._surroundings = _surroundings(self._plugins)
+        self._surroundings = surroundings(self._plugins)
         self._exit = contextlib.ExitStack()
         try:
             self._ray, self._one_store = self._exit.enter_context(_session(address, label, store))
@@ -227,18 +225,18 @@ class RayCrew(Crew):
 
     def _check_nodes(self) -> None:
         """That every node has what this process has. Raises NotPossibleHere, which names the node and the difference."""
-        task = self._ray.remote(_difference)
+        task = self._ray.remote(difference)
         asked = [
             (node, task.options(num_cpus=0, scheduling_strategy=self._only_on(node)).remote(self._surroundings, self._plugins))
             for node in self._nodes()
         ]
         for node, answer in asked:
             try:
-                difference = self._ray.get(answer)
+                broken = self._ray.get(answer)
             except self._failures as error:
-                difference = f"must be able to run hasten ({_first_line(error)})"
-            if difference:
-                raise NotPossibleHere(f"node {node.text}", difference, hint="Install the same versions on every node")
+                broken = f"must be able to run hasten ({_one_line(error)})"
+            if broken:
+                raise NotPossibleHere(f"node {node.text}", broken, hint="Install the same versions on every node")
 
 
 class _Target:
@@ -250,7 +248,8 @@ class _Target:
     def machine(self) -> tuple[Machine, int]:
         """What it is, and by how much Ray lowers the priority of what runs here."""
         me = psutil.Process()
-        return this_machine(), me.nice() - me.parent().nice()
+        parent = me.parent()
+        return this_machine(), me.nice() - (parent.nice() if parent else 0)
 
     def work(self, request: _Request) -> Reply:
         return _answer(request, self._station)
@@ -265,8 +264,8 @@ def _build(request: _Request) -> Reply:
 
 def _answer(request: _Request, station: Station) -> Reply:
     """What comes of a request, at a node."""
-    if difference := _difference(request.surroundings, request.plugins):  # a node that came after the search had begun
-        return Reply(ok=False, result=WorkerError(f"node {station.node}", difference, cause="killed"), files=b"")
+    if broken := difference(request.surroundings, request.plugins):  # a node that came after the search had begun
+        return Reply(ok=False, result=WorkerError(f"node {station.node}", broken, cause="killed"), files=b"")
 
     def fetch(key: str) -> bytes:
         files: bytes = need("ray").get(request.files[key])
@@ -279,42 +278,12 @@ def _station() -> Station:
     return Station(store=Store.default(), node=need("ray").get_runtime_context().get_node_id())
 
 
-@functools.cache
-def _surroundings(plugins: tuple[str, ...]) -> Mapping[str, str]:
-    """What must be the same on every node: what decides the results of steps. Raises JobError where a plug-in is not there."""
-    for plugin in plugins:
-        add_plugin(Path(plugin))
-    packages = {name for kind in find(Technique).values() for name in kind.packages}
-    packages |= {name for kind in find(Runtime).values() for name in kind.packages}
-    ours = Path(__file__).resolve().parents[1]
-    sources = {path.relative_to(ours).as_posix(): digest_path(path) for path in ours.rglob("*.py")}
-    return {
-        "python": platform.python_version(),
-        "hasten's source": digest_json(sources),
-        **{f"plug-in {plugin}": digest_path(Path(plugin)) for plugin in plugins},
-        **versions("hasten", "numpy", *sorted(packages)),
-    }
-
-
-def _difference(wanted: Mapping[str, str], plugins: tuple[str, ...]) -> str | None:
-    """How this node's surroundings differ from those of the search, as a rule that is broken; None where they are the same."""
-    try:
-        have = _surroundings(plugins)
-    except HastenError as error:
-        return f"must have the plug-ins of the search ({error})"
-    for name in sorted({*wanted, *have}):
-        if wanted.get(name) != have.get(name):
-            rule = f"must have {name} {wanted[name]}" if name in wanted else f"must not have {name}"
-            return f"{rule}, as the search has, but has {have.get(name, 'none')}"
-    return None
-
-
 def _lost(what: str, error: BaseException) -> WorkerError:
-    return WorkerError("workers", f"{what}: {_first_line(error)}", cause="killed", hint="The same command goes on from here")
+    return WorkerError("workers", f"{what}: {_one_line(error)}", cause="killed", hint="The same command goes on from here")
 
 
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 @contextlib.contextmanager
@@ -331,16 +300,29 @@ def _session(address: str, label: str | None, store: Store) -> Iterator[tuple[An
             with _started_here(ray, label, store):
                 yield ray, True
         else:
-            with _environment(_QUIET):
-                try:
-                    ray.init(address, log_to_driver=False, logging_level="ERROR")
-                except (ConnectionError, RuntimeError, ValueError) as error:
-                    raise NotPossibleHere("workers", f"cannot be reached ({_first_line(error)})", got=address) from None
+            _connect(ray, address)
             yield ray, False
     finally:
         ray.shutdown()
         with contextlib.suppress(ValueError):  # Ray took the signal only if this is the main thread
             signal.signal(signal.SIGTERM, before)
+
+
+def _connect(ray: Any, address: str) -> None:
+    for attempt in range(1, _ATTEMPTS + 1):
+        with _environment(_QUIET), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it says the same again as an error
+            try:
+                ray.init(address, log_to_driver=False, logging_level="ERROR")
+                return
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                if isinstance(error, ConnectionAbortedError) and attempt < _ATTEMPTS:  # a cluster that has just started may not be ready
+                    ray.shutdown()
+                    continue
+                raise NotPossibleHere(
+                    "workers", f"must be a Ray cluster that can be reached ({_one_line(error)})", got=address,
+                    hint="The port is that of its client server, 10001 unless it was told otherwise",
+                ) from None  # fmt: skip
 
 
 @contextlib.contextmanager

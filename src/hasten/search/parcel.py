@@ -61,8 +61,7 @@ def carry_out(errand: bytes, station: Station, fetch: Callable[[str], bytes], ne
     with station.store.scratch() as folder:
         try:
             for key in needs:
-                if not station.store.has(key):
-                    station.store.receive(key, lambda into, key=key: untar(fetch(key), into))  # type: ignore[misc]
+                station.store.receive(key, lambda into, key=key: untar(fetch(key), into))  # type: ignore[misc]
             function, args, kwargs = _Unpacker(io.BytesIO(errand), station.store, folder).load()
             return Reply(ok=True, result=function(station, *args, **kwargs), files=tar(folder))
         except HastenError as error:
