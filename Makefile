@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
-BENCHES := $(subst _,-,$(sort $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/main_*.py))))
+BENCH_STAMP := $(VENV)/.setup-bench
+BENCHES := $(subst _,-,$(sort $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/main_*.py benchmarks/search_*.py))) peers)
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
@@ -40,9 +41,13 @@ test: setup ## the tests that take seconds each
 test-all: setup ## every test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-bench: $(addprefix bench-,$(BENCHES)) ## every benchmark; results in benchmarks/results
+bench: $(addprefix bench-,$(filter-out peers,$(BENCHES))) ## every benchmark but bench-peers, which installs other tools; see benchmarks/results
 
-bench-%: setup
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/pip install -c constraints.txt tokenizers transformers
+	touch $@
+
+bench-%: setup $(BENCH_STAMP)
 	$(BIN)/python benchmarks/$(subst -,_,$*).py
 
 docs: setup ## out/docs/reference.md, from the code

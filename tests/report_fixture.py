@@ -86,6 +86,13 @@ def evidence(*, seed: int = 7) -> list[dict[str, Any]]:
             (170.4, "Took two candidates to the untouched split", "Order fixed by speed", "The first one passed"),
         )
     ]
+    records += [
+        {"kind": "decision", "seconds": s, "what": what, "why": "promises most per second", "learnt": "",
+         "forecast": {"speedup": promised, "low": promised / 1.3, "high": promised * 1.3, "right": 0.75, "seconds": 20.0},
+         "outcome": {"speedup": came, "right": 1.0, "seconds": 18.0}}
+        for s, what, promised, came in ((64.5, "export > simplify > static-int8 > onnxruntime", 1.6, 1.72),
+                                        (80.0, "export > simplify > static-int8 > openvino", 1.9, 1.2))
+    ]  # fmt: skip
     records += _disagreements(rng)
     records.append({"kind": "outcomes", "split": "certify", "metric": "accuracy", **outcomes})
     records.append({"kind": "answer", **answer()})

@@ -5,7 +5,7 @@
 
 The public door: every name in `__all__` is loaded when it is first used, so that `import hasten` costs almost nothing.
 `serve_bundle` and `write_report` carry their object in the name, because `hasten.serve` and `hasten.report` are the
-packages behind them.
+packages behind them; `profile_model`, because `profile` is a module of Python.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from .api import bench as bench
     from .api import optimize as optimize
     from .api import predict as predict
+    from .api import profile_model as profile_model
     from .api import serve_bundle as serve_bundle
+    from .api import track as track
     from .api import verify as verify
     from .api import why as why
     from .api import write_report as write_report
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
     from .search.observer import Observer as Observer
 
 _HOME = {
-    "api": ("bench", "optimize", "predict", "serve_bundle", "verify", "why", "write_report"),
+    "api": ("bench", "optimize", "predict", "profile_model", "serve_bundle", "track", "verify", "why", "write_report"),
     "bundle.read": ("Bundle",),
     "core.candidate": ("Candidate",),
     "core.errors": (
@@ -106,7 +108,9 @@ __all__ = [
     "bench",
     "optimize",
     "predict",
+    "profile_model",
     "serve_bundle",
+    "track",
     "verify",
     "why",
     "write_report",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .core.errors import JobError, MissingExtra, NotPossibleHere
+from .core.errors import HastenError, JobError, MissingExtra, NotPossibleHere
 from .core.job import Job, Objective
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from .search.front import Front
     from .search.observer import Observer
     from .search.space import PlanLine
+    from .tracking.place import Place
+    from .tracking.write import Tracked
 
 
 def optimize(
@@ -45,7 +49,7 @@ def optimize(
             divided 10/30/60 into calibrate, select and certify.
         max_drop: points of quality that may be lost. Default: 0.5.
         budget: time for the search, seconds or a text such as "5m". Default: 5 minutes.
-        objective: latency (default), throughput, size or memory.
+        objective: latency (default), throughput, size, memory or energy.
         metric: what good means. Default: accuracy with class labels, else fidelity to the original.
         threads: that may be used. Default: all cores.
         settings: any other key of the job, such as {"limits.latency_ms": 5.0}; `hasten show job` lists them.
@@ -62,8 +66,9 @@ def optimize(
     job = as_job(
         model, data, max_drop=max_drop, budget=budget, objective=objective, metric=metric, threads=threads, settings=settings
     )  # fmt: skip
-    front = engine.run(job, out=None if out is None else Path(out), store=store, observer=observer, command=command)
-    return _with_report(front, observer)
+    place = _place(job)  # a wrong one is an error before the search, not after it
+    front = _with_report(engine.run(job, out=None if out is None else Path(out), store=store, observer=observer, command=command), observer)
+    return front if place is None else _tracked(front, job, place, observer)
 
 
 def _with_report(front: Front, observer: Observer | None) -> Front:
@@ -77,6 +82,54 @@ def _with_report(front: Front, observer: Observer | None) -> Front:
             observer.warn(str(error))
         report = None
     return replace(front, document={**front.document, "report": report})
+
+
+def _place(job: Job) -> Place | None:
+    """Where the search will be tracked. Raises JobError, MissingExtra."""
+    from .tracking.place import Place
+    from .tracking.track import check
+
+    if job.tracking.uri is None:
+        return None
+    check()
+    return Place.of(job.tracking.uri, job.folder)
+
+
+def _tracked(front: Front, job: Job, place: Place, observer: Observer | None) -> Front:
+    """The front, after it was written to MLflow. What goes wrong there is told and changes nothing else."""
+    from .search.evidence import without_bundle
+    from .tracking.track import track as write
+
+    known: dict[str, Any]
+    if observer is not None:
+        observer.stage("track", f"each candidate as a run in {place.uri}")
+    source = without_bundle(job, front.document, front.trials, front.members) if front.answer is None else front.answer.bundle
+    try:
+        known = asdict(write(source, place, job.tracking.experiment))
+    except (HastenError, KeyboardInterrupt) as error:
+        known = {"error": str(error) or "interrupted"}
+        if observer is not None:
+            observer.warn(f"the search was not tracked: {known['error']}")
+    return replace(front, document={**front.document, "tracking": known})
+
+
+def track(bundle: Path | str, *, uri: str | None = None, experiment: str = "hasten") -> Tracked:
+    """Write a bundle's search to MLflow: a run for it, one below it for each candidate, and the bundle in the model registry.
+
+    Doing it again changes nothing. The model's newest version has the alias `answer`.
+
+    Args:
+        bundle: its folder.
+        uri: a folder, sqlite:///FILE, or the address of an MLflow server. Default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db.
+        experiment: the experiment of MLflow that the runs belong to.
+
+    Raises:
+        HastenError: BundleError, JobError for a wrong `uri`, NotPossibleHere where it cannot be written, MissingExtra.
+    """
+    from .tracking.place import Place
+    from .tracking.track import track as write
+
+    return write(Path(bundle), Place.of(uri), experiment)
 
 
 def why(model: Any, data: Any = None, *, settings: Mapping[str, Any] | None = None) -> list[PlanLine]:
@@ -196,6 +249,68 @@ def bench(
     from .search.observer import Observer
 
     return compare.bench(subjects, data=data, seconds=seconds, threads=threads, batch_size=batch_size, observer=observer or Observer())
+
+
+def profile_model(
+    source: Any,
+    *,
+    data: Any = None,
+    threads: int | None = None,
+    out: Path | str | None = None,
+    store: Store | None = None,
+    observer: Observer | None = None,
+) -> dict[str, Any]:
+    """Where the time and the memory of a model go on each runtime that takes it, how it scales, and what bounds it.
+
+    Args:
+        source: a Job or the path of a job file, of an ONNX file, or of a bundle folder (which has its own runtime).
+        data: inputs as for `bench`. Default: the job's, the bundle's golden inputs, else random numbers.
+        threads: that may be used. Default: what the job or the bundle says, else all cores.
+        out: the folder that profile.json, profile.html and trace.json are written to. Default: none is written.
+        store: where what the machine can do is kept. Default: HASTEN_STORE, else the user's cache.
+        observer: told how far it is.
+
+    Returns:
+        {"name", "sentence" (what bounds the fastest runtime), "threads", "batch_size", "machine", "ceilings", "runtimes" [{"name",
+        "sentence", "latency", "percentiles_seconds", "operators", "memory", "threads", "batches"}, ...] the fastest first,
+        "problems" (by runtime, why it has no profile), "sentences" (load and method), "files" (by name, what was written)}.
+
+    Raises:
+        HastenError: JobError, DataError, ModelError, BundleError, NotPossibleHere or MissingExtra.
+    """
+    from .core.store import Store
+    from .profiling.profile import profile
+    from .search.observer import Observer
+
+    folder = None if out is None else _folder(Path(out))
+    observer = observer or Observer()
+    document = profile(source, data=data, threads=threads, store=store or Store.default(), observer=observer)
+    return {**document, "files": {} if folder is None else _write_profile(document, folder, observer)}
+
+
+def _write_profile(document: dict[str, Any], folder: Path, observer: Observer) -> dict[str, str]:
+    """The files of a profile, by what they are. The page is left out where the packages for it are missing."""
+    from .report.profile_html import render_profile
+    from .report.trace import chrome_trace
+
+    texts = {"profile.json": json.dumps(document, default=str), "trace.json": json.dumps(chrome_trace(document))}
+    try:
+        texts["profile.html"] = render_profile(document)
+    except MissingExtra as error:
+        observer.warn(str(error))
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf8")
+    return {Path(name).stem if name != "profile.html" else "page": str(folder / name) for name in sorted(texts)}
+
+
+def _folder(path: Path) -> Path:
+    """`path` as a folder that can be written, before any work is done. Raises NotPossibleHere."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise NotPossibleHere("out", f"cannot be written ({error.strerror})", got=str(path), hint="Name another place") from None
 
 
 def write_report(bundle: Path | str, out: Path | str | None = None) -> Path:

@@ -141,6 +141,8 @@ def _option(field: Field[Any]) -> Option:
     what = [str(meta.get("help", ""))]
     if meta.get("choices"):
         what.append(f"A search tries: {', '.join(map(str, meta['choices']))}.")
+    if meta.get("allowed") and meta["allowed"] != meta["choices"]:
+        what.append(f"One of: {', '.join(map(str, meta['allowed']))}.")
     low, high = meta.get("low"), meta.get("high")
     if low is not None and high is not None:
         what.append(f"From {low:g} to {high:g}.")

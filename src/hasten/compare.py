@@ -56,10 +56,10 @@ def bench(
     with tempfile.TemporaryDirectory(prefix="hasten-bench-") as scratch:
         root = Path(scratch)
         subjects = [_subject(Path(path), target, root / str(number)) for number, path in enumerate(paths)]
-        given = _given(subjects, data)
+        given = given_inputs(subjects, data)
         entrants = []
         for number, subject in enumerate(subjects):
-            tensors = _tensors(subject, given, batch_size, root / str(number))
+            tensors = write_tensors(subject, given, batch_size, root / str(number))
             entrants.append(
                 Entrant(
                     key=str(number),
@@ -104,7 +104,7 @@ def _subject(path: Path, target: Target, scratch: Path) -> Subject:
     return Subject(name=str(path), runtime=runtime, folder=program, target=target, signature=signature)
 
 
-def _given(subjects: Sequence[Subject], data: Any) -> Mapping[str, np.ndarray]:
+def given_inputs(subjects: Sequence[Subject], data: Any) -> Mapping[str, np.ndarray]:
     """Real inputs: those of `data`, else the golden ones of the first bundle, else none."""
     bundle = next((s.bundle for s in subjects if s.bundle is not None), None)
     if data is None:
@@ -116,7 +116,7 @@ def _given(subjects: Sequence[Subject], data: Any) -> Mapping[str, np.ndarray]:
     return {name: preprocess(values) if preprocess else np.asarray(values) for name, values in inputs.items()}
 
 
-def _tensors(subject: Subject, given: Mapping[str, np.ndarray], batch_size: int, folder: Path) -> dict[str, Path]:
+def write_tensors(subject: Subject, given: Mapping[str, np.ndarray], batch_size: int, folder: Path) -> dict[str, Path]:
     """Files of inputs for a subject: the given ones where they fit, else random numbers."""
     specs = subject.signature.inputs
     fixed = subject.signature.batch

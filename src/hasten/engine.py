@@ -21,7 +21,7 @@ from .search.explore import Explorer, right_runtime
 from .search.front import Front
 from .search.judge import Judge
 from .search.observer import Observer
-from .search.opening import check_request, choose_metric, open_workload
+from .search.opening import check_request, choose_metric, energy_source, open_workload
 from .search.space import PlanLine as PlanLine
 from .search.space import make_space
 from .search.study import Study
@@ -36,7 +36,7 @@ def run(job: Job, *, out: Path | None = None, store: Store | None = None, observ
     store = store or Store.default()
     study = Study(job.search.budget, observer or Observer())
     study.observer.budget(job.search.budget)
-    check_request(job, make_target(job, this_machine()), out)
+    _check(job, out)
     with study.spending("open"):
         study.stage("open", "read the data, divide it, load the model")
         workload = open_workload(job, store)
@@ -45,9 +45,10 @@ def run(job: Job, *, out: Path | None = None, store: Store | None = None, observ
         crew = hire(job, store, study.observer)
     with crew:
         target = make_target(job, crew.machine)
+        energy = energy_source(job, target, crew)
         profile = ask(job, target, study, crew)
         space = make_space(job, target, profile)
-        shop = Workshop(store, study, workload, target, job.search.seed, crew)
+        shop = Workshop(store, study, workload, target, job.search.seed, crew, energy=energy)
         start = Trial(candidate=workload.original, runtime=right_runtime(workload.original.floor), fate=Fate.START)
         with Judge(shop, start, metric, job.limits.max_drop) as judge:
             judge.check()
@@ -55,7 +56,7 @@ def run(job: Job, *, out: Path | None = None, store: Store | None = None, observ
             writer = Writer(job=job, study=study, shop=shop, judge=judge, place=place, command=command or _command(job))
             explorer = Explorer(shop, study, judge, profile, space, start)
             explorer.lossless()
-            writer.write(provisional(explorer.explored()))  # the best so far is always on disk
+            writer.write_so_far(provisional(explorer.explored()))  # the best so far is always on disk
             search(explorer, study)
             finisher = Finisher(shop, study, judge, limits=job.limits, search=job.search, batch_size=explorer.timed_batch)
             finish = finisher.complete(finisher.finish(explorer.explored()))
@@ -75,15 +76,24 @@ def search(explorer: Explorer, study: Study) -> None:
 def plan(job: Job, *, store: Store | None = None, observer: Observer | None = None) -> list[PlanLine]:
     """Each technique and runtime for this job on this machine: `ok`, or one sentence why not. Nothing is tried."""
     study, store = Study(job.search.budget, observer or Observer()), store or Store.default()
-    check_request(job, make_target(job, this_machine()), None)
+    _check(job, None)
     workload = open_workload(job, store)
     choose_metric(job, workload)  # a wrong one is an error of the plan already
     with hire(job, store, study.observer) as crew:
         target = make_target(job, crew.machine)
+        energy_source(job, target, crew)
         profile = ask(job, target, study, crew)
         space = make_space(job, target, profile)
         shop = Workshop(store, study, workload, target, job.search.seed, crew)
         return list(Explorer.planned(shop, study, profile, space).lines)
+
+
+def _check(job: Job, out: Path | None) -> None:
+    """What can be refused before anything is read or started. Raises HastenError."""
+    target = make_target(job, this_machine())
+    check_request(job, target, out)
+    if job.search.workers is None:
+        energy_source(job, target)
 
 
 def hire(job: Job, store: Store, observer: Observer) -> Crew:

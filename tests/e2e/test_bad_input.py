@@ -290,7 +290,7 @@ CASES: list[tuple[str, list[str], int, str]] = [
     ("list-budget", job_with("search.budget=[5]"), 2,
      "search.budget: must be a duration, but got [5]. Write it like 90s, 5m or 1h30m."),
     ("unknown-objective", job_with("search.objective='latencie'"), 2,
-     "search.objective: should be 'latency', 'throughput', 'size' or 'memory', but got 'latencie'."),
+     "search.objective: should be 'latency', 'throughput', 'size', 'memory' or 'energy', but got 'latencie'."),
     ("unknown-metric", job_with("quality.metric='acuracy'"), 2,
      "quality.metric: must name one of the metrics, but got 'acuracy'. Did you mean 'accuracy'?"),
     ("unknown-runtime", job_with("target.runtimes=['onnxruntim']"), 2,
@@ -514,6 +514,22 @@ CASES: list[tuple[str, list[str], int, str]] = [
      "model text.onnx: must be an ONNX file that ONNX Runtime loads ([ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load model from text.onnx failed:Protobuf parsing failed.)."),
     ("bench-no-model", ["bench", "data.npz"], 2,
      "bench: must be given bundle folders and .onnx files, but got 'data.npz'."),
+    ("profile-missing", ["profile", "no.onnx"], 2,
+     "profile: must be given a file that exists, but got 'no.onnx'."),
+    ("profile-text", ["profile", "text.onnx"], 2,
+     "model text.onnx: must be an ONNX file that ONNX Runtime loads ([ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load model from text.onnx failed:Protobuf parsing failed.)."),
+    ("profile-no-model", ["profile", "data.npz"], 2,
+     "profile: must be given a job file, an .onnx file or a bundle folder, but got 'data.npz'."),
+    ("profile-job-missing", ["profile", "no.toml"], 2,
+     "job: must be a file that exists, but got 'no.toml'."),
+    ("profile-job-and-data", ["profile", "job.toml", "--data", "data.npz"], 2,
+     "--data: must not be given with a job, which names its data, but got 'data.npz'."),
+    ("profile-wrong-data", ["profile", "net.onnx", "--data", "big.npz"], 2,
+     "input 'pixels' of net: must have shape (N, 3, 12, 12), but got (10, 3, 12, 13)."),
+    ("profile-out-is-a-file", ["profile", "net.onnx", "--out", "a-file"], 3,
+     "out: cannot be written (File exists), but got 'a-file'. Name another place."),
+    ("profile-no-folder", ["profile", "nowhere"], 2,
+     "profile: must be given a job file, an .onnx file or a bundle folder, but got 'nowhere'."),
 ]
 # fmt: on
 
@@ -656,7 +672,7 @@ CHANGED = {
 }
 """Damages of the program: nothing runs it, and `verify` lists them all."""
 
-EXTRA = {"predict": ["classes/a/0.png"], "serve": ["--port", "0"], "bench": ["--seconds", "0.1"]}
+EXTRA = {"predict": ["classes/a/0.png"], "serve": ["--port", "0"], "bench": ["--seconds", "0.1"], "profile": ["--out", "profiled"]}
 
 
 @pytest.fixture(scope="module")
@@ -676,7 +692,7 @@ def damage(bundle: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     shutil.rmtree(root, ignore_errors=True)
 
 
-@pytest.mark.parametrize("verb", ["verify", "predict", "serve", "bench", "report"])
+@pytest.mark.parametrize("verb", ["verify", "predict", "serve", "bench", "profile", "report"])
 @pytest.mark.parametrize("damage", DAMAGED, indirect=True)
 def test_a_manifest_that_cannot_be_trusted_is_refused_by_every_verb(
     here: Path, capsys: pytest.CaptureFixture[str], damage: str, verb: str
@@ -688,11 +704,13 @@ def test_a_manifest_that_cannot_be_trusted_is_refused_by_every_verb(
         assert re.fullmatch(r"error: manifest.json: must be JSON \(.*\). It may be truncated: copy the bundle again.\n", err)
     elif (damage, verb) == ("no-folder", "bench"):  # it takes ONNX files too
         assert err == "error: bench: must be given bundles and .onnx files that exist, but got 'damaged'.\n"
+    elif (damage, verb) == ("no-folder", "profile"):
+        assert err == "error: profile: must be given a job file, an .onnx file or a bundle folder, but got 'damaged'.\n"
     else:
         assert err == f"error: {DAMAGED[damage]}\n"
 
 
-@pytest.mark.parametrize("verb", ["predict", "serve", "bench"])
+@pytest.mark.parametrize("verb", ["predict", "serve", "bench", "profile"])
 @pytest.mark.parametrize("damage", CHANGED, indirect=True)
 def test_a_changed_program_is_never_run(here: Path, capsys: pytest.CaptureFixture[str], damage: str, verb: str) -> None:
     code = cli.main([verb, "damaged", *EXTRA.get(verb, [])])
@@ -849,13 +867,13 @@ def test_limits_that_nothing_keeps_are_exit_code_5(here: Path) -> None:
     document = json.loads(done.stdout)
     assert (document["verdict"], document["answer"], document["bundle"]) == ("failed", None, None)
     assert re.fullmatch(
-        r"nothing keeps the limits; of the fastest lossless program: p95 latency is [0-9.]+ ms, over the 1e-06 ms allowed",
+        r"nothing keeps the limits; of the fastest lossless program: p95 latency is [0-9.]+ ms, at most [0-9.]+ at 95 %, over the 1e-06 ms allowed",
         document["reason"],
     )
     assert not (here / "none").exists()
 
 
-@pytest.fixture(params=["24k", "100k"])
+@pytest.fixture(params=["24k", "100k", "200k", "340k"])
 def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "disk"
     place.mkdir()
@@ -874,5 +892,6 @@ def test_a_full_disk_is_one_line(here: Path, small_disk: Path) -> None:
     assert done.returncode == 3, done.stderr
     message = "error: store: needs space on the disk, which is full. Free some, or set HASTEN_STORE to another disk."
     assert last_line(done.stderr, here) == message
+    assert "failed: store" not in done.stderr, "it ends at once, and does not try each remaining program"
     failures = [record for record in small_disk.glob("store/objects/*/*/record.json") if "failure" in record.read_text()]
     assert not failures, "a full disk is no fault of the step, and must be tried again"

@@ -68,7 +68,7 @@ def test_the_report_fits_the_screen_and_asks_for_nothing(width: int, tmp_path: P
     assert (found["pictures"], found["broken"]) == (16, 0)
     assert found["drawings"] == 3
     assert found["smallest_text"] >= 9
-    assert len(found["sections"]) == 11
+    assert len(found["sections"]) == 12
     assert found["hidden"] == 0
 
 
@@ -76,4 +76,4 @@ def test_the_least_report_fits_a_phone(tmp_path: Path) -> None:
     found = look(render(*fixture.minimal()), 390, tmp_path)
     assert found["scroll"] <= found["width"]
     assert found["sticking"] == []
-    assert len(found["sections"]) == 11
+    assert len(found["sections"]) == 12

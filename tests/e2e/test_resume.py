@@ -19,6 +19,8 @@ pytest.importorskip("onnx")
 
 import bundles
 
+from hasten.bundle.read import Bundle
+from hasten.bundle.verify import verify
 from hasten.core.store import Store
 
 pytestmark = pytest.mark.slow
@@ -115,6 +117,37 @@ def test_an_interrupt_before_there_is_an_answer_ends_it(folder: Path, tmp_path: 
     assert output == ""
     assert words.endswith("stopped. Finished steps are kept: the same command goes on from there.\n")
     assert not (tmp_path / "out").exists()
+
+
+def bundle_of(place: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The answer document of a bundle that verifies, and the sha256 of each of its files."""
+    for proof in verify(place):
+        assert proof.ok, proof
+    opened = Bundle.open(place)
+    return opened.answer, {name: record.sha256 for name, record in opened.manifest.files.items()}
+
+
+def test_an_earlier_bundle_stays_until_the_new_search_has_its_answer(folder: Path, tmp_path: Path) -> None:
+    """What is known so far lies beside it and says that the search has not ended; a killed search leaves both."""
+    first = answered(search(folder, tmp_path, techniques="[]"))
+    earlier = bundle_of(tmp_path / "out")
+    assert not (tmp_path / "out.unfinished").exists()
+
+    process = search(folder, tmp_path, techniques='["static-int8"]')
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "== techniques" in line:
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert bundle_of(tmp_path / "out") == earlier
+    so_far, _ = bundle_of(tmp_path / "out.unfinished")
+    assert (so_far["verdict"], so_far["answer"]["id"]) == ("unfinished", first["answer"]["id"])
+
+    last = answered(search(folder, tmp_path, techniques='["static-int8"]'))
+    assert bundle_of(tmp_path / "out")[0]["verdict"] == last["verdict"]
+    assert bundle_of(tmp_path / "out")[1] != earlier[1]
+    assert not (tmp_path / "out.unfinished").exists()
 
 
 def answered(process: subprocess.Popen[str]) -> dict[str, Any]:

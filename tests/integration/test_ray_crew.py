@@ -21,6 +21,7 @@ from hasten.core.store import Store
 from hasten.search import crew_ray
 from hasten.search.crew_ray import RayCrew
 from hasten.search.observer import Observer
+from hasten.search.parcel import not_yet
 
 pytestmark = pytest.mark.slow
 
@@ -89,7 +90,7 @@ def test_built_beside_the_target_and_timed_on_it(cluster: Any, crew: RayCrew, st
 
 def test_what_is_begun_ahead_is_done_once(crew: RayCrew, store: Store, step: Step, tmp_path: Path) -> None:
     for _ in range(2):
-        crew.ahead("write", ray_helpers.write, store.root / "tmp" / "ahead", str(tmp_path / "log"))
+        crew.ahead("write", ray_helpers.write, not_yet(store), str(tmp_path / "log"))
     node = step("build", ray_helpers.write)
     assert (tmp_path / "log").read_text().split() == [node]
     assert crew.arrived() == []

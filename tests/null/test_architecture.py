@@ -25,12 +25,14 @@ MAY_IMPORT = {
     "search": {"core", *TOOLKITS},
     "serve": {"core", "bundle", "_version"},
     "report": {"core", "bundle", "_version"},
+    "tracking": {"core", *TOOLKITS},
     "testing": {"core", *TOOLKITS},
     "engine": {"core", *TOOLKITS, "search", "report", "_version"},
     "compare": {"core", *TOOLKITS, "search"},
-    "api": {"core", *TOOLKITS, "search", "engine", "compare", "serve", "report"},
+    "profiling": {"core", *TOOLKITS, "search", "compare"},
+    "api": {"core", *TOOLKITS, "search", "engine", "compare", "profiling", "serve", "report", "tracking"},
     "catalogue": {"core", "measure"},
-    "cli": {"core", "bundle", "search", "report", "api", "catalogue", "_version"},
+    "cli": {"core", "bundle", "search", "report", "tracking", "api", "catalogue", "_version"},
     "__main__": {"cli"},
     "__init__": {"core", *TOOLKITS, "search", "api", "_version"},
 }
@@ -49,6 +51,8 @@ HEAVY = {
     "PIL",
     "pyarrow",
     "rich",
+    "mlflow",
+    "sqlalchemy",
 }
 
 

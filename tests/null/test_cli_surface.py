@@ -14,8 +14,14 @@ SURFACE = {
     "verify": ["BUNDLE", "--data", "--json"],
     "predict": ["BUNDLE", "INPUTS", "--json", "--top"],
     "bench": ["SUBJECTS", "--against", "--batch-size", "--data", "--json", "--seconds", "--threads"],
+    "profile": ["SOURCE", "--data", "--json", "--out", "--threads"],
     "report": ["BUNDLE", "--json", "--out"],
+    "track": ["BUNDLE", "--experiment", "--json", "--uri"],
     "serve": ["BUNDLE", "--host", "--port"],
+    "store": [],
+    "store ls": ["--json", "--store"],
+    "store gc": ["--dry-run", "--json", "--keep", "--max-size", "--store"],
+    "store verify": ["--json", "--repair", "--store"],
     "list": ["KIND", "--json"],
     "show": ["NAME", "--json"],
 }
@@ -23,8 +29,15 @@ EVERYWHERE = {"--debug", "--plugin"}
 
 
 def _commands() -> dict[str, click.Command]:
+    found = {}
     context = click.Context(cli)
-    return {name: command for name in cli.list_commands(context) if (command := cli.get_command(context, name))}
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        found[name] = command
+        if isinstance(command, click.Group):
+            found |= {f"{name} {action}": inner for action, inner in command.commands.items()}
+    return found
 
 
 def _names(command: click.Command) -> set[str]:

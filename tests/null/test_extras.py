@@ -18,7 +18,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {name: [Requirement(r) for r in rs] for name, rs in PROJECT["optional-dependencies"].items()}
 FEATURES = {name: rs for name, rs in EXTRAS.items() if name not in ("all", "dev")}
 BASE = {"click", "numpy", "onnxruntime", "pillow", "psutil", "pydantic", "rich", "scipy", "starlette", "uvicorn"}
-DISTRIBUTION_OF = {"sklearn": "scikit-learn"}
+DISTRIBUTION_OF = {"mlflow": "mlflow-skinny", "pynvml": "nvidia-ml-py", "sklearn": "scikit-learn"}
+APART = {"mlflow", "ray"}  # each with a decision that says why
 COME_WITH_OTHERS = {"PIL", "google", "markupsafe"}  # pillow, onnxruntime and jinja2 bring them
 
 
@@ -41,10 +42,10 @@ def test_every_package_of_an_extra_passes_the_gate() -> None:
     assert {(r.name, extra) for extra, rs in FEATURES.items() for r in rs} == gated
 
 
-def test_all_means_every_feature_of_one_machine() -> None:
+def test_all_means_every_feature_but_those_whose_weight_few_want() -> None:
     (everything,) = EXTRAS["all"]
     assert everything.name == "hasten"
-    assert everything.extras == set(FEATURES) - {"ray"}
+    assert everything.extras == set(FEATURES) - APART
 
 
 def test_every_need_in_the_source_is_known_to_the_gate() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from hasten.core.errors import DataError, WorkerError
 from hasten.core.store import Record, Store
+from hasten.measure.energy import POWERCAP, Rapl, Zone
 from hasten.measure.errands import Station
 from hasten.search.parcel import Reply, carry_out, pack, tar, untar
 
@@ -27,6 +28,10 @@ def copy(station: Station, order: Order, *, times: int) -> str:
     (order.folder / "deep").mkdir()
     (order.folder / "deep" / "copy.txt").write_text(order.source.read_text() * times)
     return str(order.source)
+
+
+def echo(station: Station, value: object) -> object:
+    return value
 
 
 def refuse(station: Station) -> None:
@@ -60,7 +65,7 @@ def test_files_come_along_and_back(here: Store, there: Station, tmp_path: Path) 
         assert reply.open(parcel.writes) == str(there.store.folder(record.key) / "text.txt")
         assert (folder / "deep" / "copy.txt").read_text() == "abcabc"
     for store in (here, there.store):
-        assert list((store.root / "tmp").iterdir()) == []
+        assert [path for path in (store.root / "tmp").glob("*/*") if path.is_dir()] == []
 
 
 def test_what_a_machine_has_is_not_sent_again(here: Store, there: Station) -> None:
@@ -98,6 +103,13 @@ def test_errors_come_back_as_what_they_are(here: Store, there: Station) -> None:
 def test_only_files_of_the_store_travel(here: Store, tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match="not in the store"):
         pack(here, copy, (Order(tmp_path / "else.txt", tmp_path),), {"times": 1})
+
+
+def test_counters_of_energy_are_read_where_they_arrive(here: Store, there: Station) -> None:
+    meter = Rapl(zones=(Zone(name="package-0", path=POWERCAP / "intel-rapl:0" / "energy_uj", range_joules=1.0),))
+    parcel = pack(here, echo, (meter,), {})
+    assert parcel.needs == ()
+    assert carry_out(parcel.errand, there, lambda key: b"", ()).open(None) == meter
 
 
 def test_no_file_leaves_the_folder_that_it_is_put_into(here: Store, tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ import report_fixture as fixture
 
 from hasten.report import plots
 from hasten.report.html import render
-from hasten.report.story import Story, changes, headline, measured_how
+from hasten.report.story import Story, badge, changes, figures, headline, measured_how
 
-SECTIONS = ["answer", "front", "candidates", "lessons", "speed", "disagreements", "machine", "account", "how", "decisions", "repeat"]
+SECTIONS = [
+    "answer", "front", "candidates", "lessons", "forecasts", "speed", "disagreements", "machine", "account", "how", "decisions", "repeat",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +140,32 @@ def test_failed_limits_give_the_reason() -> None:
     assert said == "**No program of MobileNetV2 keeps the limits**: the smallest program takes 21 MB, 20 are allowed."
 
 
+@pytest.mark.parametrize(("label", "said"), [("measured", "Measured: "), ("estimated", "Estimated, not measured: ")])
+def test_energy_is_never_shown_without_its_label(label: str, said: str) -> None:
+    joules = {"value": 0.0022, "low": 0.002, "high": 0.0024, "label": label}
+    chosen = {**fixture.answer()["answer"], "energy_joules": joules}
+    run = {"kind": "run", "model_name": "net", "objective": "energy", "energy": {"label": label, "how": "by some means"}}
+    start = {"kind": "trial", "id": "s", "fate": "start", "energy": {"value": 0.005, "low": 0.0048, "high": 0.0052, "label": label}}
+    told = Story.of({"answer": {**fixture.answer(), "answer": chosen}}, [run, start])
+    assert ("Energy of a call", "2.20 mJ", f"{label}, 2.00 to 2.40") in figures(told)
+    assert f"takes **2.20 mJ** a call instead of 5.00 mJ ({label})" in headline(told)
+    assert ("Energy", f"{said}by some means.") in measured_how(told)
+    assert label in render({"answer": told.answer}, [run, start])
+
+
+def test_unknown_energy_is_said_to_be_unknown() -> None:
+    told = Story.of({}, [{"kind": "run", "energy": {"label": "unknown", "how": "there are no counters"}}])
+    assert ("Energy", "Unknown: there are no counters.") in measured_how(told)
+    assert not any(name.startswith("Energy") for name, _, _ in figures(told))
+
+
+def test_a_search_that_has_not_ended_says_so_first() -> None:
+    unfinished = story(verdict="unfinished", drop_points=None)
+    assert headline(unfinished).startswith("**The search has not ended**")
+    assert "Nothing is certified" in headline(unfinished)
+    assert badge(unfinished.answer) == "Search not ended"
+
+
 def test_a_reference_answer_tells_the_gain_over_the_start_only_beyond_the_noise() -> None:
     gained = {"over_start": {"value": 6.3, "low": 6.1, "high": 6.5}, "over_lossless": None}
     same = {"over_start": {"value": 1.01, "low": 0.98, "high": 1.04}, "over_lossless": None}
@@ -183,3 +211,11 @@ def test_how_it_was_measured_counts_the_raw_samples() -> None:
 def _minimal_with(*records: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     manifest, evidence = fixture.minimal()
     return manifest, [*evidence, *records]
+
+
+def test_forecasts_stand_beside_what_came_of_them(page: str) -> None:
+    section = page[page.index('id="forecasts"') : page.index('id="speed"')]
+    assert "Half of the 2 forecasts were off by less than 33 %; 1 of the 2 ranges" in section
+    assert section.count('<tr class="outside">') == 1
+    assert "1.60x" in section
+    assert "1.72x" in section

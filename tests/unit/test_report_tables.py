@@ -48,6 +48,20 @@ def test_the_front_table_fits_a_terminal_of_80_columns() -> None:
     assert len(lines) < 60
 
 
+def test_the_front_table_marks_an_energy_that_was_estimated() -> None:
+    trials = [r for r in fixture.evidence() if r["kind"] == "trial"]
+    assert "Energy" not in printed(front_table(trials))
+    joules = {"value": 0.0022, "low": 0.002, "high": 0.0024}
+    told = [
+        {**trials[0], "energy": {**joules, "label": "estimated"}},
+        {**trials[1], "energy": {**joules, "label": "measured"}},
+        *trials[2:],
+    ]
+    text = printed(front_table(told), width=200)
+    assert text.count("2.20 mJ") == 2
+    assert text.count("2.20 mJ est.") == 1
+
+
 def test_square_brackets_in_names_are_text_not_markup() -> None:
     assert "a[red]b" in printed(bench_table([{"name": "a[red]b", "latency": None}]))
 

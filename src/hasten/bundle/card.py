@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..core.units import format_bytes, format_seconds
+from ..core.units import format_bytes, format_joules, format_seconds
 from .manifest import Manifest
 
 
@@ -33,7 +33,10 @@ def _head(manifest: Manifest, answer: Mapping[str, Any]) -> str:
     lines = [f"# {manifest.model}"]
     if reason := answer.get("reason"):
         lines.append(str(reason))
-    if verdict := answer.get("verdict"):
+    verdict = answer.get("verdict")
+    if verdict == "unfinished":
+        lines.append("Verdict: **unfinished**. It was written while the search went on; nothing was certified.")
+    elif verdict:
         lines.append(f"Verdict: **{verdict}**, certified {manifest.created} on {manifest.machine['text']}.")
     return "\n\n".join(lines)
 
@@ -47,6 +50,7 @@ def _numbers(answer: Mapping[str, Any]) -> str:
         ("Quality lost", _interval(answer.get("drop_points"), _points)),
         ("Size", format_bytes(chosen["size_bytes"]) if chosen.get("size_bytes") is not None else ""),
         ("Peak memory", format_bytes(chosen["peak_memory_bytes"]) if chosen.get("peak_memory_bytes") is not None else ""),
+        (f"Energy of a call, {(chosen.get('energy_joules') or {}).get('label')}", _interval(chosen.get("energy_joules"), format_joules)),
     ]
     body = [f"| {name} | {value} |" for name, value in rows if value]
     return "\n".join(["## Numbers", "", "| | |", "|---|---|", *body]) if body else ""

@@ -15,14 +15,17 @@ EVIDENCE: each line has `kind`:
     run           {command, job{...}, machine{id,text,cpu,cores,...}, versions{package: version}, started (ISO 8601),
                    budget_seconds, account_seconds{name: seconds}, load{before, after, busy: bool, sentence}, metric,
                    labelled: bool, objective, limits{...}, threads, batch_size, num_samples{calibrate, select, certify},
-                   noise_floor{value, low, high}, model_name, flops, parameters}
+                   noise_floor{value, low, high}, model_name, flops, parameters,
+                   energy{label: measured|estimated|unknown, how (one sentence)}, finished: bool (false: the search had not ended)}
     trial         {id, text, recipe[...], runtime, knobs{...}, facts[...], lossless, fate (start|reference|answer|passed|
                    promising|lost|failed), reason, on_front: bool, size_bytes, peak_memory_bytes|null,
                    latency{value,low,high}|null (seconds), throughput{value,low,high}|null (samples/s, at batch), best_batch|null,
+                   energy{value,low,high,label: measured|estimated}|null (joules of a call),
                    speedup{value,low,high}|null (over the reference, same run), drop{value,low,high,n}|null (points, select split),
                    quality{metric: value}, verdict{outcome, reason, drop{...}, limit, alpha, needed_samples, method}|null}
     measurement   {trial, stage: explore|final, metric, unit, samples[...], groups[...], cpu_seconds[...], method{...}, where{...}}
-    decision      {seconds (since the start), what, why, learnt}
+    decision      {seconds (of the budget), what, why, learnt, and of a step that was chosen by what it promised: forecast{speedup, low,
+                   high (90 %), right (probability), seconds}, outcome{speedup|null, right|null, seconds}|null}
     disagreement  {index (in the certify split), label|null, start (class name or number), answer, confidence_start,
                    confidence_answer, picture: base64 PNG or null}
     outcomes      {split: certify, metric, start: [per-sample outcome], answer: [per-sample outcome]}

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..core import registry
 from ..core.digest import sha256_file
-from ..core.errors import BundleError, NotPossibleHere
+from ..core.errors import BundleError, JobError, NotPossibleHere
 from ..core.machine import usable_cores
 from ..core.seams import Program, Runtime, Target
 from ..core.signature import Signature
@@ -81,9 +81,9 @@ class Bundle:
         knobs = {name: tuple(value) if isinstance(value, list) else value for name, value in record.knobs.items()}
         try:
             return known[record.name](**knobs)
-        except TypeError as error:
+        except (TypeError, JobError) as error:
             raise BundleError(
-                "runtime", f"{record.name} does not take these knobs ({error})", hint="Use the version that wrote it"
+                "runtime", f"{record.name} does not take these knobs ({str(error).rstrip('.')})", hint="Use the version that wrote it"
             ) from None
 
     @property

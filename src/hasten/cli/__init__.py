@@ -21,8 +21,11 @@ VERBS = {
     "verify": "verify",
     "predict": "predict",
     "bench": "bench",
+    "profile": "profile",
     "report": "report",
+    "track": "track",
     "serve": "serve",
+    "store": "store",
     "list": "listing",
     "show": "show",
 }

@@ -67,3 +67,5 @@ def _tell(front: Front) -> None:
     if bundle:
         where = shlex.quote(str(bundle))
         output.say(f"next: hasten verify {where}, hasten serve {where}")
+    if run := front.document.get("tracking", {}).get("run_id"):
+        output.say(f"tracked: run {run} in {front.document['tracking']['uri']}")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-OBJECTIVES = ("latency", "throughput", "size", "memory")
+OBJECTIVES = ("latency", "throughput", "size", "memory", "energy")
 PATH = click.Path(path_type=Path)
 """A path that is checked by the verb, whose message says more."""
 

@@ -31,11 +31,16 @@ class Step:
     @property
     def text(self) -> str:
         """`static-int8(calibration=minmax)`: the name with the options that were set."""
-        shown = ", ".join(f"{k}={v}" for k, v in self.options.items())
+        shown = ", ".join(f"{k}={_short(v)}" for k, v in self.options.items())
         return f"{self.name}({shown})" if shown else self.name
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "options": dict(self.options), "versions": dict(self.versions)}
+
+
+def _short(value: Any) -> str:
+    """An option's value; of a long list its length, and a few letters that tell it from others."""
+    return f"{len(value)} nodes #{digest_json(value)[:4]}" if isinstance(value, tuple | list) and len(value) > 2 else str(value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ def digest_json(value: object) -> str:
 
 def canonical_json(value: object) -> str:
     """JSON with sorted keys and no spaces. Sets are sorted; paths and other objects are written as text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=plain)
 
 
 def digest_array(array: np.ndarray) -> str:
@@ -50,7 +50,8 @@ def digest_path(path: Path) -> str:
     return digest_json([[p.relative_to(path).as_posix(), sha256_file(p)] for p in files])
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """What JSON can hold instead of `value`: for the `default` of json.dumps."""
     if isinstance(value, set | frozenset):
         return sorted(value)
     if isinstance(value, np.generic):

@@ -7,7 +7,8 @@
     │   └── BundleError        2   the bundle is wrong: truncated, changed, made by a newer version
     ├── NotPossibleHere        3   the request is right, but this machine or this model does not allow it
     │   ├── ExportError        3   an operator cannot be exported
-    │   └── WorkerError        3   a child process crashed, or ran out of time or memory
+    │   ├── DiskFull           3   the disk is full: no fault of what was being done
+    │   └── WorkerError        3   a child process crashed, was killed, or ran out of time or memory
     ├── MissingExtra           4   an optional package is missing; the message holds the install line
     └── LimitsNotMet           5   everything ran, and nothing keeps the limits
 
@@ -16,7 +17,9 @@ A message is one line and names the field, the rule, what came, and the way out.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+import errno
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
 
 _NOTHING = object()
 
@@ -43,7 +46,7 @@ class HastenError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exception's own pickling calls __init__ with the finished message; errors cross process borders here.
-        return (_rebuild, (type(self), self.args[0], self.__dict__.copy()))
+        return (rebuild, (type(self), self.args[0], self.__dict__.copy()))
 
 
 class JobError(HastenError):
@@ -74,6 +77,13 @@ class ExportError(NotPossibleHere):
     """The model cannot leave the module floor."""
 
 
+class DiskFull(NotPossibleHere):
+    """The disk of the store is full: no fault of the step, and nothing else would fare better."""
+
+    def __init__(self) -> None:
+        super().__init__("store", "needs space on the disk, which is full", hint="Free some, or set HASTEN_STORE to another disk")
+
+
 class WorkerError(NotPossibleHere):
     """A child process failed. cause: why; after a time-out, too little memory, or a kill from outside, trying again may help."""
 
@@ -86,9 +96,13 @@ class WorkerError(NotPossibleHere):
 
 
 class MissingExtra(HastenError):
-    """An optional package is missing."""
+    """An optional package is missing. package: its import name, empty where several would do."""
 
     exit_code = 4
+
+    def __init__(self, field: str, rule: str, *, package: str = "", hint: str = "") -> None:
+        super().__init__(field, rule, hint=hint)
+        self.package = package
 
 
 class LimitsNotMet(HastenError):
@@ -102,8 +116,40 @@ def _short(value: object) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-def _rebuild(kind: type[HastenError], message: str, state: dict[str, object]) -> HastenError:
+def rebuild(kind: type[HastenError], message: str, state: Mapping[str, Any]) -> HastenError:
+    """An error as it was: its message and what it knew (`__dict__`), after a pipe or a store."""
     error = kind.__new__(kind)
     Exception.__init__(error, message)
     error.__dict__.update(state)
     return error
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether `error`, or what it was raised from, says that no space is left."""
+    return any(isinstance(e, DiskFull) or (isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT)) for e in _chain(error))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error`, or what it was raised from, says that there was too little memory: a MemoryError, or a library's own words."""
+    return any(
+        isinstance(e, MemoryError) or (isinstance(e, OSError) and e.errno == errno.ENOMEM) or any(w in str(e).lower() for w in _NO_MEMORY)
+        for e in _chain(error)
+    )
+
+
+_NO_MEMORY = (
+    "bad_alloc",
+    "bad allocation",
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to allocate memory",
+)
+"""How C++, PyTorch, ONNX Runtime and OpenVINO say it, in lower case."""
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    at: BaseException | None = error
+    while at is not None:
+        yield at
+        at = at.__cause__

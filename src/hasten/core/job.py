@@ -19,7 +19,7 @@ from .errors import JobError
 from .preprocess import ImagePreprocess
 from .units import parse_duration
 
-Objective = Literal["latency", "throughput", "size", "memory"]
+Objective = Literal["latency", "throughput", "size", "memory", "energy"]
 
 Seconds = Annotated[float, BeforeValidator(lambda v: parse_duration(v, field="search.budget"))]
 
@@ -99,6 +99,9 @@ class LimitsSection(_Section):
     memory_mb: Annotated[
         float | None, Field(gt=0, allow_inf_nan=False, strict=False, description="Peak memory over an empty process, in millions of bytes.")
     ] = None
+    energy_mj: Annotated[
+        float | None, Field(gt=0, allow_inf_nan=False, strict=False, description="Energy of a call, millijoules: the upper 95 % bound.")
+    ] = None
 
 
 class TargetSection(_Section):
@@ -115,6 +118,13 @@ class TargetSection(_Section):
             min_length=1, description="With search.workers: programs are timed only on nodes that carry this Ray resource. Default: any."
         ),
     ] = None
+    watts_per_core: Annotated[
+        float | None,
+        Field(
+            gt=0, allow_inf_nan=False, strict=False,
+            description="Watts that one busy core draws, for an estimate of energy where the machine's own counters cannot be read.",
+        ),
+    ] = None  # fmt: skip
 
 
 class SearchSection(_Section):
@@ -132,6 +142,16 @@ class SearchSection(_Section):
     allow_undecided: Annotated[bool, Field(description="Whether an answer may be one whose quality too few samples could decide.")] = False
 
 
+class TrackingSection(_Section):
+    """Where the finished search is written down, candidate by candidate, with MLflow."""
+
+    uri: Annotated[
+        str | None,
+        Field(description="A folder, sqlite:///FILE, or the http(s) address of an MLflow server. Default: nothing is written down."),
+    ] = None
+    experiment: Annotated[str, Field(min_length=1, description="The experiment of MLflow that the runs belong to.")] = "hasten"
+
+
 class Job(_Section):
     """What was asked."""
 
@@ -141,11 +161,12 @@ class Job(_Section):
     limits: LimitsSection = LimitsSection()
     target: TargetSection = TargetSection()
     search: SearchSection = SearchSection()
+    tracking: TrackingSection = TrackingSection()
     folder: Annotated[Path, Field(exclude=True, strict=False)] = Path()  # relative paths start here
 
     def digest(self) -> str:
-        """Names what was asked; the content of model and data is named by the workload."""
-        return digest_json(self.model_dump(mode="json"))
+        """Names what was asked, wherever it is written down; the content of model and data is named by the workload."""
+        return digest_json(self.model_dump(mode="json", exclude={"tracking"}))
 
     def path(self, source: str) -> Path:
         """`source` as a path, relative to the job file."""
@@ -201,7 +222,7 @@ def sections() -> dict[str, type[BaseModel]]:
     """Every section of a job file, in order: what `hasten show job` prints."""
     return {
         "model": ModelSection, "data": DataSection, "data.preprocess": ImagePreprocess, "quality": QualitySection,
-        "limits": LimitsSection, "target": TargetSection, "search": SearchSection,
+        "limits": LimitsSection, "target": TargetSection, "search": SearchSection, "tracking": TrackingSection,
     }  # fmt: skip
 
 

@@ -5,9 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any, Literal
 
 import numpy as np
+
+from .intervals import block_bounds, median_bounds, percentile_place
+
+MOMENT_SECONDS = 0.02
+"""Calls that start within so long of each other meet the same moment of the machine: what wakes up slows all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,35 +54,84 @@ class Measurement:
 
     def round_medians(self) -> np.ndarray:
         """The median of each round, in the order of the rounds: shape [rounds]."""
-        samples = np.asarray(self.samples)
         if not self.groups:
-            return samples
-        groups = np.asarray(self.groups)
-        return np.array([np.median(samples[groups == g]) for g in np.unique(groups)])
+            return np.asarray(self.samples)
+        rounds: dict[int, list[float]] = {}
+        for group, sample in zip(self.groups, self.samples, strict=True):
+            rounds.setdefault(group, []).append(sample)
+        return np.array([median(rounds[group]) for group in sorted(rounds)])
 
     def interval(self, level: float = 0.95) -> Interval:
-        """The median over rounds with its distribution-free interval.
+        """The median over rounds, with bounds that assume no distribution of the rounds.
 
-        The bounds are order statistics of the round medians (binomial: David & Nagaraja, Order Statistics, 7.1).
-        Fewer rounds than the level needs give the range of what was seen, at the level which that range carries.
+        Order statistics of the round medians (`intervals.median_bounds`). Where several sets of processes ran
+        (`method["block_of_round"]`), each has its luck and its moment of the machine: the bounds are then no narrower than Student's
+        interval of the logarithms of the block medians, and n counts the blocks. With one set of processes the interval speaks
+        for those processes alone. Fewer than 6 rounds give the range of what was seen, at the level which that range carries.
         """
-        rounds = np.sort(self.round_medians())
-        n = len(rounds)
-        if n == 0:
+        rounds = self.round_medians()
+        if len(rounds) == 0:
             return Interval(value=math.nan, low=math.nan, high=math.nan, level=level, n=0)
-        rank, carried = _median_rank(n, level)
-        return Interval(value=float(np.median(rounds)), low=float(rounds[rank]), high=float(rounds[n - 1 - rank]), level=carried, n=n)
+        low, high, carried = median_bounds(rounds, level)
+        blocks = np.asarray(self.method.get("block_of_round", ()))
+        names = np.unique(blocks)
+        if len(blocks) != len(rounds) or len(names) < 2 or low <= 0:
+            return Interval(value=float(np.median(rounds)), low=low, high=high, level=carried, n=len(rounds))
+        outer = np.exp(block_bounds(np.log([np.median(rounds[blocks == name]) for name in names]), level))
+        low, high = min(low, float(outer[0])), max(high, float(outer[1]))
+        return Interval(value=float(np.median(rounds)), low=low, high=high, level=level, n=len(names))
+
+    @property
+    def num_moments(self) -> int:
+        """At how many moments of the machine it was looked: the calls of one round within MOMENT_SECONDS saw the same one.
+
+        What makes one call slow (another process, a page fault, a clock step) makes its neighbours slow too, so that 600 calls in 60
+        slices say little more about the slowest 5 % than 60 calls would. Without groups each sample is a moment of its own.
+        """
+        if not self.groups:
+            return len(self.samples)
+        rounds: dict[int, list[float]] = {}
+        for group, sample in zip(self.groups, self.samples, strict=True):
+            rounds.setdefault(group, []).append(sample if self.unit == "s" else 0.0)
+        return sum(min(len(calls), max(1, int(sum(calls) / MOMENT_SECONDS))) for calls in rounds.values())
 
     def percentile(self, q: float, level: float = 0.95) -> float | None:
-        """The q-th percentile (0-100), or None where the sample count does not own it.
+        """The q-th percentile (0-100) of all samples, or None where they do not own it.
 
-        Owned: at least `level` probability that some sample lies beyond the true percentile AND that the estimate
-        is bounded above by a sample: 1 - (q/100)^n >= level. p95 wants 59 samples, p99 wants 299.
+        Owned: with probability `level` at least, something beyond the true percentile was seen: 1 - (q/100)^num_moments >= level. p95
+        wants 59 moments, p99 wants 299.
         """
-        n = len(self.samples)
+        n = self.num_moments
         if n == 0 or 1 - (q / 100) ** n < level:
             return None
         return float(np.percentile(np.asarray(self.samples), q))
+
+    def percentile_bound(self, q: float, level: float = 0.95) -> float | None:
+        """The one-sided upper bound of the q-th percentile (0-100), or None where the samples do not own it.
+
+        An order statistic. Slow calls come in clusters: the samples count as many as the independent ones that would tell the share
+        beyond the percentile as well (Woodruff 1952, JASA 47:635, with rounds as clusters), at least as many as there were
+        moments. It speaks of the processes and of the time that were measured.
+        """
+        point = self.percentile(q, level)
+        if point is None:
+            return None
+        ordered = np.sort(self.samples)
+        effective = max(self.num_moments, len(ordered) / self._clustering(point))
+        place = percentile_place(len(ordered), effective, q, level)
+        return None if place is None else float(ordered[place])
+
+    def _clustering(self, point: float) -> float:
+        """The variance of the share of samples beyond `point`, over that of independent samples; at least 1."""
+        if not self.groups:
+            return 1.0
+        beyond = np.asarray(self.samples) > point
+        _, rounds = np.unique(self.groups, return_inverse=True)
+        sizes, share = np.bincount(rounds), float(beyond.mean())
+        if len(sizes) < 2 or not 0 < share < 1:
+            return 1.0
+        apart = (np.bincount(rounds, weights=beyond) - share * sizes) ** 2
+        return max(1.0, float(apart.sum()) * len(sizes) / (len(sizes) - 1) / (len(beyond) * share * (1 - share)))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -113,19 +168,3 @@ class Verdict:
     def from_json(cls, value: Mapping[str, Any]) -> Verdict:
         drop = value.get("drop")
         return cls(**{**dict(value), "drop": Interval.from_json(drop) if drop else None})
-
-
-def _median_rank(n: int, level: float) -> tuple[int, float]:
-    """The largest k for which [x(k), x(n-1-k)] holds the median with at least `level`, and what it truly carries."""
-    best, best_level, tail = 0, 1 - 2 * 0.5**n, 0.0
-    for k in range(n // 2):
-        tail += math.comb(n, k) * 0.5**n if n < 1000 else math.exp(_log_comb(n, k) - n * math.log(2))
-        if 1 - 2 * tail >= level:
-            best, best_level = k, 1 - 2 * tail
-        else:
-            break
-    return best, max(0.0, best_level)
-
-
-def _log_comb(n: int, k: int) -> float:
-    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)

@@ -22,6 +22,10 @@ EXTRA_OF = {
     "matplotlib": "report",
     "jinja2": "report",
     "ray": "ray",
+    "pynvml": "energy",
+    "mlflow": "mlflow",
+    "sqlalchemy": "mlflow",
+    "alembic": "mlflow",
 }
 """Import name -> the extra of pyproject.toml that brings it. A test holds the two together."""
 
@@ -31,14 +35,19 @@ _PHONES_HOME = ("openvino_telemetry",)
 
 def need(package: str, *, why: str = "") -> ModuleType:
     """Import `package` (a dotted name is fine). Raises MissingExtra, with the install line, where it is not installed."""
+    require(package, why=why)
+    for reporter in _PHONES_HOME:
+        sys.modules.setdefault(reporter, None)  # type: ignore[arg-type]  # importing it fails, and who wanted it does without
+    return importlib.import_module(package)
+
+
+def require(package: str, *, why: str = "") -> None:
+    """Raises MissingExtra, as `need` does, but imports nothing."""
     top = package.split(".")[0]
     if not has(top):
         extra = EXTRA_OF.get(top)
         line = f'`pip install "hasten[{extra}]"`' if extra else f"`pip install {top}`"
-        raise MissingExtra(f"package {top!r}", f"is needed {why or 'here'} and is not installed", hint=f"Install it: {line}")
-    for reporter in _PHONES_HOME:
-        sys.modules.setdefault(reporter, None)  # type: ignore[arg-type]  # importing it fails, and who wanted it does without
-    return importlib.import_module(package)
+        raise MissingExtra(f"package {top!r}", f"is needed {why or 'here'} and is not installed", package=top, hint=f"Install it: {line}")
 
 
 def has(package: str) -> bool:

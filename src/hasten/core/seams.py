@@ -5,16 +5,18 @@ A name is the edge's affair: `name` is what the command line and the job file sa
 
 from __future__ import annotations
 
+import difflib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from .candidate import Candidate, Floor, Step
+from .errors import JobError
 from .machine import Machine, versions
 
 if TYPE_CHECKING:
@@ -26,14 +28,18 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def option(
-    default: Any, help: str, *, choices: tuple[Any, ...] = (), unit: str = "", low: float | None = None, high: float | None = None
-) -> Any:
-    """A field of a Technique or Runtime.
+    default: Any, help: str, *, choices: tuple[Any, ...] = (), allowed: tuple[Any, ...] = (), unit: str = "", low: float | None = None,
+    high: float | None = None,
+) -> Any:  # fmt: skip
+    """A field of a Technique or Runtime. Its values are checked when the dataclass is made.
 
-    default: its value; help: what it means, with its source; choices: the values that a search may try (empty: it is
-    not searched); unit, low, high: for people and for validation.
+    default: its value, whose type (truth value, whole number, number, text) every value has; help: what it means, with its
+    source; choices: the values that a search may try (empty: it is not searched); allowed: the only values that it may have
+    (empty: any, but for text with choices, which may be one of these alone); low, high: the range of a number; unit: for people.
     """
-    return field(default=default, metadata={"help": help, "choices": choices, "unit": unit, "low": low, "high": high})
+    if isinstance(default, str):
+        allowed = allowed or choices
+    return field(default=default, metadata={"help": help, "choices": choices, "allowed": allowed, "unit": unit, "low": low, "high": high})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +56,7 @@ class Profile:
     """What is known before anything is tried: the machine, what it answered when asked, the target and the aim.
 
     facts: answers of the doctor's checks (`u8s8-saturates`); operators: how many of each operator the graph holds,
-    known once the graph exists; objective: latency, throughput, size or memory.
+    known once the graph exists; objective: latency, throughput, size, memory or energy.
     """
 
     machine: Machine
@@ -63,10 +69,16 @@ class Profile:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What a technique promises before it is tried. speedup: over the fastest lossless program (1 = none); seconds: to build."""
+    """What a technique promises before it is tried.
+
+    speedup: over the same runtime's float32 program (1 = none), for where nothing can be measured; seconds: to build; int8_operators: kinds
+    of operators (ONNX names) that it computes in 8 bits, whose gain here is measured; smaller: how many times fewer bytes ship.
+    """
 
     speedup: float
     seconds: float
+    int8_operators: frozenset[str] = frozenset()
+    smaller: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +97,14 @@ class Context:
 
 
 class _Options:
-    """Shared by what has options: a frozen dataclass whose fields are made by `option`."""
+    """Shared by what has options: a frozen dataclass whose fields are made by `option`. name: what the command line calls it."""
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for known in fields(self):  # type: ignore[arg-type]
+            if problem := _problem(known, getattr(self, known.name)):
+                raise _wrong_option(self.name, known, getattr(self, known.name), problem)
 
     @classmethod
     def space(cls, profile: Profile) -> Iterator[Self]:
@@ -104,6 +123,30 @@ class _Options:
         }
 
 
+_TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def _problem(known: Field[Any], value: Any) -> str | None:
+    """The rule of an option that `value` breaks, or None."""
+    kind = type(known.default)
+    low, high, allowed = (known.metadata.get(key) for key in ("low", "high", "allowed"))
+    if kind in _TYPES and type(value) is not kind and not (kind is float and type(value) is int):
+        return f"must be {_TYPES[kind]}"
+    if allowed and value not in allowed:
+        return f"must be one of {', '.join(map(str, allowed))}"
+    if low is not None and not value >= low:  # NaN is neither
+        return f"must be at least {low:g}"
+    if high is not None and not value <= high:
+        return f"must be at most {high:g}"
+    return None
+
+
+def _wrong_option(owner: str, known: Field[Any], value: Any, problem: str) -> JobError:
+    near = difflib.get_close_matches(str(value), map(str, known.metadata.get("allowed") or ()), n=1)
+    way = f"Did you mean {near[0]!r}?" if near else f"`hasten show {owner}` explains its options"
+    return JobError(f"{owner}, option {known.name}", problem, got=value, hint=way)
+
+
 class Technique(_Options, ABC):
     """One way to make a model smaller or faster. A frozen dataclass; its fields are its options.
 
@@ -111,7 +154,6 @@ class Technique(_Options, ABC):
     lossless: outputs change by rounding only; packages: distributions whose versions decide the result.
     """
 
-    name: ClassVar[str]
     floor: ClassVar[Floor] = Floor.GRAPH
     lossless: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -127,6 +169,10 @@ class Technique(_Options, ABC):
     @abstractmethod
     def expects(self, profile: Profile) -> Forecast:
         """What it promises here."""
+
+    def skipping(self, nodes: tuple[str, ...]) -> Self | None:
+        """The same technique, leaving the named nodes of the graph as they are: what mixed precision is made of. None where it cannot."""
+        return None
 
     @abstractmethod
     def apply(self, candidate: Candidate, context: Context) -> Candidate:
@@ -170,7 +216,6 @@ class Runtime(_Options, ABC):
     models on its floor; one runtime a floor says so.
     """
 
-    name: ClassVar[str]
     floor: ClassVar[Floor] = Floor.GRAPH
     defines_right: ClassVar[bool] = False
     packages: ClassVar[tuple[str, ...]] = ()

@@ -40,10 +40,9 @@ def _answer(message: bytes, state: State) -> bytes:
         function, args, kwargs = pickle.loads(message)  # noqa: S301 (our own parent wrote it)
         name = function.__name__
         return pickle.dumps((True, function(state, *args, **kwargs)))
-    except HastenError as error:
-        return pickle.dumps((False, error))
     except Exception as error:  # noqa: BLE001 (the border between processes: the parent must hear of it, whatever it was)
-        traceback.print_exc()
+        if not isinstance(error, HastenError):
+            traceback.print_exc()
         return pickle.dumps((False, foreign(error, name)))
 
 

@@ -6,7 +6,7 @@ in the station's store, or in the folder that it is given to write into.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,10 @@ from ..core.machine import load_average, this_machine
 from ..core.registry import find
 from ..core.seams import Check, Context, Runtime, Target, Technique
 from ..core.store import Store
-from . import latency, tasks
+from . import energy, latency, tasks
+from .ceilings import measure_ceilings
+from .layers import layer_kinds
+from .sensitivity import measure_parts
 from .worker import State, Worker
 
 Findings = list[tuple[str, frozenset[str]]]
@@ -70,10 +73,10 @@ def compile_program(
         return {"size_bytes": worker.call_within(seconds, tasks.compile_program, runtime, candidate, target, folder)}
 
 
-def race(station: Station, entrants: list[latency.Entrant], plan: latency.Plan) -> dict[str, Any]:
+def race(station: Station, entrants: list[latency.Entrant], plan: latency.Plan, meter: energy.Meter | None = None) -> dict[str, Any]:
     """The entrants timed against each other, nothing else measuring here meanwhile: a Race as JSON. Raises WorkerError."""
     with station.store.measuring():
-        return latency.race(entrants, plan, where=station.where(), progress=station.tell).to_json()
+        return latency.race(entrants, plan, where=station.where(), progress=station.tell, meter=meter).to_json()
 
 
 def memory(
@@ -83,6 +86,39 @@ def memory(
     with Worker("memory", threads=runtime.num_threads(target)) as worker:
         before, after = worker.call(tasks.peak_memory, runtime, folder, target, tensors, batch_size)
     return {"before": before, "after": after, "where": station.where()}
+
+
+def operator_times(
+    station: Station, runtime: Runtime, folder: Path, target: Target, tensors: Mapping[str, Path], calls: int
+) -> Any:  # fmt: skip
+    """Where the time of one call of the program in `folder` goes, nothing else measuring here meanwhile: see `tasks.operator_times`."""
+    with station.store.measuring(), Worker(f"profile {runtime.name}", threads=runtime.num_threads(target)) as worker:
+        return worker.call(tasks.operator_times, runtime, folder, target, tensors, calls)
+
+
+def ceilings(station: Station, runtimes: Sequence[Runtime], target: Target) -> dict[str, Any]:
+    """What this machine can do at most, nothing else measuring here meanwhile: Ceilings as JSON. Raises WorkerError, MissingExtra."""
+    with station.store.measuring():
+        return measure_ceilings(runtimes, target).to_json()
+
+
+def parts(
+    station: Station, path: Path, tensors: Mapping[str, Path], threads: int, *, batch: int, reduce_range: bool
+) -> list[dict[str, Any]]:  # fmt: skip
+    """What 8-bit numbers do to the outputs of a graph here, part by part: Parts as JSON. Raises NotPossibleHere."""
+    with Worker("sensitivity", threads=threads) as worker:
+        return worker.call(measure_parts, path, tensors, batch=batch, reduce_range=reduce_range)
+
+
+def layers(station: Station, path: Path) -> dict[str, str]:
+    """Node name -> kind of layer of a graph."""
+    with Worker("layers") as worker:
+        return worker.call(layer_kinds, path)
+
+
+def find_energy(station: Station, device: str, watts_per_core: float | None) -> energy.Source:
+    """How the energy of a call on `device` can be known here."""
+    return energy.find_source(device, watts_per_core)
 
 
 def evaluate(station: Station, name: str, entrant: latency.Entrant, start_at: int, stop: int, batch_size: int, folder: Path) -> float:

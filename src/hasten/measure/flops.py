@@ -104,24 +104,37 @@ def count(path: Path, batch: int = 1, *, shapes: Mapping[str, Shape] | None = No
     shapes: by input name, the shape of one sample (without the batch), where other axes are free too.
     """
     onnx = need("onnx", why="to count operations")
+    model = read_model(path)
+    constants = dict(constants_of(model.graph))
+    parameters, weights_bytes = _weights(model.graph, constants)
+    operators = dict(sorted(Counter(node.op_type for node in _nodes(model.graph)).items()))
+    try:
+        inferred = with_shapes(model, batch, shapes or {})
+    except onnx.shape_inference.InferenceError as error:
+        flops, problem = None, f"The shapes contradict each other: {error}."
+    else:
+        flops, problem = _flops(inferred, constants)
+    return Counts(flops=flops, parameters=parameters, weights_bytes=weights_bytes, operators=operators, problem=" ".join(problem.split()))
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """The ONNX file at `path` without weights that lie beside it, its functions inlined. Raises ModelError, MissingExtra."""
+    onnx = need("onnx", why="to count operations")
     try:
         model = onnx.load(str(path), load_external_data=False)
     except (OSError, need("google.protobuf.message").DecodeError) as error:
         raise ModelError(f"model {path.name}", f"must be an ONNX file ({error})") from None
     if model.functions:
         model = need("onnx.inliner").inline_local_functions(model)
-    constants = dict(_constants(model.graph))
-    parameters, weights_bytes = _weights(model.graph, constants)
-    operators = dict(sorted(Counter(node.op_type for node in _nodes(model.graph)).items()))
-    _set_shapes(model.graph, batch, shapes or {})
+    return model  # type: ignore[no-any-return]
+
+
+def with_shapes(model: onnx.ModelProto, batch: int, shapes: Mapping[str, Shape]) -> onnx.GraphProto:
+    """Its graph in standard operators, with every shape that can be known. Changes `model`; raises onnx's InferenceError."""
+    _set_shapes(model.graph, batch, shapes)
     _standardise(model.graph)
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    except onnx.shape_inference.InferenceError as error:
-        flops, problem = None, f"The shapes contradict each other: {error}."
-    else:
-        flops, problem = _flops(inferred, constants)
-    return Counts(flops=flops, parameters=parameters, weights_bytes=weights_bytes, operators=operators, problem=" ".join(problem.split()))
+    graph: onnx.GraphProto = need("onnx").shape_inference.infer_shapes(model, data_prop=True).graph
+    return graph
 
 
 def _set_shapes(graph: onnx.GraphProto, batch: int, shapes: Mapping[str, Shape]) -> None:
@@ -153,23 +166,36 @@ def _standardise(graph: onnx.GraphProto) -> None:
 
 
 def _flops(graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto]) -> tuple[int | None, str]:
+    shapes, total = known_shapes(graph, constants), 0
+    for node in graph.node:
+        cost, problem = node_flops(node, shapes)
+        if cost is None:
+            return None, problem
+        total += cost
+    return total, ""
+
+
+def known_shapes(graph: onnx.GraphProto, constants: Mapping[str, onnx.TensorProto]) -> dict[str, Shape]:
+    """The shapes of all tensors that have a full one."""
     shapes: dict[str, Shape] = {name: tuple(tensor.dims) for name, tensor in constants.items()}
     for value in [*graph.input, *graph.value_info, *graph.output]:
         tensor = value.type.tensor_type
         if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
             shapes.setdefault(value.name, tuple(dim.dim_value for dim in tensor.shape.dim))
-    total = 0
-    for node in graph.node:
-        if node.op_type in _FREE:
-            continue
-        cost = _COSTS.get(node.op_type)
-        if cost is None or node.domain not in _DOMAINS:
-            return None, f"The operator {node.op_type} is not one that can be counted."
-        try:
-            total += cost(node, shapes)
-        except KeyError as missing:
-            return None, f"The shape of {missing.args[0]!r} at the operator {node.op_type} is not known before it runs."
-    return total, ""
+    return shapes
+
+
+def node_flops(node: onnx.NodeProto, shapes: dict[str, Shape]) -> tuple[int | None, str]:
+    """What one node computes, or None and why that cannot be counted."""
+    if node.op_type in _FREE:
+        return 0, ""
+    cost = _COSTS.get(node.op_type)
+    if cost is None or node.domain not in _DOMAINS:
+        return None, f"The operator {node.op_type} is not one that can be counted."
+    try:
+        return cost(node, shapes), ""
+    except KeyError as missing:
+        return None, f"The shape of {missing.args[0]!r} at the operator {node.op_type} is not known before it runs."
 
 
 def _convolution(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
@@ -255,7 +281,7 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from _nodes(inner)
 
 
-def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+def constants_of(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
     """Initializers and the tensors of Constant nodes, by name."""
     yield from ((tensor.name, tensor) for tensor in graph.initializer)
     for node in graph.node:
@@ -276,11 +302,12 @@ def _weights(graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto]) -> 
     parameters = stored = 0
     for name, tensor in constants.items():
         size, kind = math.prod(tensor.dims), tensor.data_type
-        stored += (size + 1) // 2 if kind in half else size * _itemsize(kind)
+        stored += (size + 1) // 2 if kind in half else size * itemsize(kind)
         if tensor.dims and name not in scales and kind not in indices and (kind != types.INT32 or name in biases):
             parameters += size
     return parameters, stored
 
 
-def _itemsize(kind: int) -> int:
+def itemsize(kind: int) -> int:
+    """Bytes of one element of an ONNX type."""
     return int(need("onnx.helper").tensor_dtype_to_np_dtype(kind).itemsize)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from ..core.machine import load_average
 from ..core.measurement import Measurement
 from ..core.seams import Runtime, Target
-from . import tasks
+from . import energy, tasks
 from .worker import Worker
 
 Progress = Callable[[float], None]
@@ -44,7 +44,7 @@ class Plan:
 
     rounds: per block; slice_seconds: of timed runs per entrant and round, at least min_runs. Many short slices rather than
     few long ones: a shared machine changes its speed within seconds, and what runs close together meets the same speed.
-    block_seconds: slow programs get fewer rounds (at least 5), so that a block takes about so long.
+    block_seconds: slow programs get fewer rounds (at least 6), so that a block takes about so long.
     """
 
     blocks: int = 1
@@ -57,26 +57,33 @@ class Plan:
 
 
 def final_plan(budget_seconds: float) -> Plan:
-    """Five sets of fresh processes, three where the budget is short. Of the budget and not of what is left: a resumed search
-    must meet the same plan."""
+    """Five sets of fresh processes, three where the budget is short; 60 rounds either way, which own a 95th percentile
+    (Measurement.percentile). Of the budget and not of what is left: a resumed search must meet the same plan."""
     blocks = 5 if budget_seconds >= 90 else 3
-    return Plan(blocks=blocks, rounds=12, block_seconds=8.0, seed=1)
+    return Plan(blocks=blocks, rounds=60 // blocks, block_seconds=8.0, seed=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Race:
     """What a race measured. block_of_round: which processes ran each round; others_busy: the share of the machine's
-    cores that other processes took meanwhile (0 to 1), or None where the system does not tell."""
+    cores that other processes took meanwhile (0 to 1), or None where the system does not tell; energy: joules of a call,
+    of each entrant or of none."""
 
     latency: Mapping[str, Measurement]
     block_of_round: tuple[int, ...]
     others_busy: float | None
+    energy: Mapping[str, Measurement] = field(default_factory=dict)
+
+    def of(self, key: str) -> tuple[Measurement, ...]:
+        """What is known of one entrant: its latency, and its energy where there is one."""
+        return tuple(of[key] for of in (self.latency, self.energy) if key in of)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "latency": {key: m.to_json() for key, m in self.latency.items()},
             "block_of_round": list(self.block_of_round),
             "others_busy": self.others_busy,
+            "energy": {key: m.to_json() for key, m in self.energy.items()},
         }
 
     @classmethod
@@ -85,11 +92,18 @@ class Race:
             latency={key: Measurement.from_json(m) for key, m in value["latency"].items()},
             block_of_round=tuple(value["block_of_round"]),
             others_busy=value["others_busy"],
+            energy={key: Measurement.from_json(m) for key, m in value.get("energy", {}).items()},
         )
 
 
-def race(entrants: Sequence[Entrant], plan: Plan, *, where: Mapping[str, Any], progress: Progress | None = None) -> Race:
-    """Time the entrants against each other. Raises WorkerError when one of them crashes."""
+def race(
+    entrants: Sequence[Entrant], plan: Plan, *, where: Mapping[str, Any], progress: Progress | None = None,
+    meter: energy.Meter | None = None,
+) -> Race:  # fmt: skip
+    """Time the entrants against each other, and read `meter` around each slice. Raises WorkerError when one of them crashes."""
+    if meter is not None:
+        plan = replace(plan, slice_seconds=max(plan.slice_seconds, meter.least_seconds))
+    joules: dict[str, list[float]] = {e.key: [] for e in entrants}
     wall: dict[str, list[list[float]]] = {e.key: [] for e in entrants}
     cpu: dict[str, list[list[float]]] = {e.key: [] for e in entrants}
     warmth: dict[str, list[dict[str, float]]] = {e.key: [] for e in entrants}
@@ -105,15 +119,18 @@ def race(entrants: Sequence[Entrant], plan: Plan, *, where: Mapping[str, Any], p
             for entrant in entrants:
                 warmth[entrant.key].append(runners[entrant.key].call(tasks.warm_up, plan.warm_up_seconds))
             if block == 0:
-                rounds = _affordable_rounds(plan, [warmth[e.key][0]["best"] for e in entrants])
+                rounds = affordable_rounds(plan, [warmth[e.key][0]["best"] for e in entrants])
             for _ in range(rounds):
                 idle.begin(w.pid for w in runners.values())
                 for index in rng.permutation(len(entrants)):
                     key = entrants[index].key
                     slow = warmth[key][-1]["best"] > plan.slice_seconds
-                    walls, cpus = runners[key].call(tasks.time_slice, plan.slice_seconds, min(2, plan.min_runs) if slow else plan.min_runs)
+                    least = min(2, plan.min_runs) if slow else plan.min_runs
+                    walls, cpus, spent = runners[key].call(tasks.time_slice, plan.slice_seconds, least, meter)
                     wall[key].append(walls)
                     cpu[key].append(cpus)
+                    if spent is not None:
+                        joules[key].append(spent)
                 idle.end(w.pid for w in runners.values())
                 blocks.append(block)
                 if progress:
@@ -144,13 +161,15 @@ def race(entrants: Sequence[Entrant], plan: Plan, *, where: Mapping[str, Any], p
         )
         for e in entrants
     }
-    return Race(latency=latency, block_of_round=tuple(blocks), others_busy=others)
+    spending = {key: energy.measured(joules[key], meter.text, m.method, m.where) for key, m in latency.items()} if meter else {}
+    return Race(latency=latency, block_of_round=tuple(blocks), others_busy=others, energy=spending)
 
 
-def _affordable_rounds(plan: Plan, best_seconds: Sequence[float]) -> int:
+def affordable_rounds(plan: Plan, best_seconds: Sequence[float]) -> int:
+    """Rounds of a block that takes about plan.block_seconds. At least 6: with two calls each, five blocks own a 95th percentile."""
     # each slice starts with a run that is not counted
     one_round = sum(max(plan.slice_seconds + best, (plan.min_runs + 1) * best) for best in best_seconds)
-    return max(min(5, plan.rounds), min(plan.rounds, round(plan.block_seconds / one_round)))
+    return max(min(6, plan.rounds), min(plan.rounds, round(plan.block_seconds / one_round)))
 
 
 def start(entrant: Entrant) -> Worker:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,10 +17,12 @@ from ..core.candidate import Candidate
 from ..core.errors import ModelError
 from ..core.seams import Arrays, Context, Program, Runtime, Target, Technique
 from ..core.signature import Signature, TensorSpec
+from .energy import Meter
 from .flops import count
-from .worker import State
+from .worker import State, resident_bytes
 
 LEAD_IN_SECONDS = 0.005
+_SAMPLE_SECONDS = 0.005
 
 
 def apply_technique(state: State, technique: Technique, candidate: Candidate, context: Context) -> dict[str, Any]:
@@ -68,9 +72,11 @@ def warm_up(state: State, max_seconds: float) -> dict[str, float]:
     return {"runs": runs, "seconds": time.perf_counter() - began, "best": best}
 
 
-def time_slice(state: State, seconds: float, min_runs: int) -> tuple[list[float], list[float]]:
-    """Runs for about `seconds`, at least `min_runs`: wall seconds of each, and CPU seconds of each as the mean of the slice
-    (the kernel books the time of other threads at its ticks, too coarse for one run).
+def time_slice(
+    state: State, seconds: float, min_runs: int, meter: Meter | None = None
+) -> tuple[list[float], list[float], float | None]:  # fmt: skip
+    """Runs for about `seconds`, at least `min_runs`: wall seconds of each; CPU seconds of each as the mean of the slice
+    (the kernel books the time of other threads at its ticks, too coarse for one run); and joules of each, as the mean by `meter`.
 
     Runs of the first `LEAD_IN_SECONDS`, at least one, are not counted: caches hold another process's data, and threads of the one
     before (torch's, for some milliseconds) may still spin.
@@ -79,14 +85,16 @@ def time_slice(state: State, seconds: float, min_runs: int) -> tuple[list[float]
     wall: list[float] = []
     gc.disable()
     _run_for(program, inputs, LEAD_IN_SECONDS)
+    energy_began = meter.read() if meter else ()
     cpu_began, began = time.process_time(), time.perf_counter()
     while len(wall) < min_runs or time.perf_counter() - began < seconds:
         started = time.perf_counter()
         program.run(inputs)
         wall.append(time.perf_counter() - started)
     cpu = time.process_time() - cpu_began
+    joules = meter.spent(energy_began, meter.read()) / len(wall) if meter else None
     gc.enable()
-    return wall, [cpu / len(wall)] * len(wall)
+    return wall, [cpu / len(wall)] * len(wall), joules
 
 
 def evaluate(state: State, tensors: Mapping[str, Path], start: int, stop: int, batch_size: int, folder: Path) -> float:
@@ -111,6 +119,15 @@ def evaluate(state: State, tensors: Mapping[str, Path], start: int, stop: int, b
     return seconds
 
 
+def operator_times(
+    state: State, runtime: Runtime, folder: Path, target: Target, tensors: Mapping[str, Path], num_calls: int
+) -> list[dict[str, Any]] | None:
+    """`runtime.operator_times` at the target's batch size, as JSON; None where the runtime does not tell."""
+    hold_inputs(state, tensors, target.batch_size)
+    operators = runtime.operator_times(folder, target, state["inputs"], num_calls)
+    return None if operators is None else [asdict(operator) for operator in operators]
+
+
 def peak_memory(
     state: State, runtime: Runtime, folder: Path, target: Target, tensors: Mapping[str, Path], batch_size: int
 ) -> tuple[int, int]:
@@ -121,6 +138,34 @@ def peak_memory(
     for _ in range(10):
         _program(state).run(state["inputs"])
     return before, _peak_resident_bytes()
+
+
+def memory_curve(
+    state: State, runtime: Runtime, folder: Path, target: Target, tensors: Mapping[str, Path], batch_size: int, seconds: float
+) -> dict[str, Any]:
+    """Resident bytes over time while a program is loaded and then run for about `seconds`: call it in a fresh child.
+
+    `samples` [[seconds since loading began, bytes], ...], `loaded_seconds` (when the first run began), `before_bytes`, `peak_bytes`.
+    """
+    hold_inputs(state, tensors, batch_size)
+    before, began, done = resident_bytes(os.getpid()), time.perf_counter(), threading.Event()
+    samples: list[tuple[float, int]] = []
+
+    def sample() -> None:
+        while not done.is_set():
+            samples.append((time.perf_counter() - began, resident_bytes(os.getpid())))
+            done.wait(_SAMPLE_SECONDS)
+
+    sampler = threading.Thread(target=sample, daemon=True)
+    sampler.start()
+    try:
+        load_program(state, runtime, folder, target)
+        loaded = time.perf_counter() - began
+        _run_for(_program(state), state["inputs"], seconds)
+    finally:
+        done.set()
+        sampler.join()
+    return {"samples": samples, "loaded_seconds": loaded, "before_bytes": before, "peak_bytes": _peak_resident_bytes()}
 
 
 def onnx_signature(state: State, path: Path) -> Signature:

@@ -20,8 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from ..core.errors import HastenError, WorkerError
-from ..core.store import DiskFull, is_disk_full
+from ..core.errors import DiskFull, HastenError, WorkerError, is_disk_full, is_out_of_memory
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,6 +28,8 @@ State = dict[str, Any]
 """What a child remembers between calls."""
 
 _POLL_SECONDS = 0.2
+_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
+"""No program ends itself like that: the kernel, short of memory, or somebody else did."""
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -121,7 +122,11 @@ class Worker:
         lines = self._words.read()[-4000:].decode(errors="replace").strip().splitlines()
         words = lines[-1].strip()[:300] if lines else "it said nothing"
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        cause: WorkerError.Cause = "memory" if code == -signal.SIGKILL or "MemoryError" in words or "bad_alloc" in words else "crash"
+        cause: WorkerError.Cause = "crash"
+        if -code in _FROM_OUTSIDE:
+            cause = "killed"
+        elif "MemoryError" in words or "bad_alloc" in words:
+            cause = "memory"
         return WorkerError(self.name, f"its process {how}; its last words: {words}", cause=cause, last_words="\n".join(lines))
 
 
@@ -139,10 +144,12 @@ def resident_bytes(pid: int) -> int:
         return 0
 
 
-def foreign(error: BaseException, name: str) -> HastenError:
-    """A foreign exception as ours: one line with its type and first line of text."""
+def foreign(error: Exception, name: str) -> HastenError:
+    """A child's exception as ours, on one line. What is only for now (a full disk, too little memory) shows, whoever translated it."""
     if is_disk_full(error):
         return DiskFull()
+    if isinstance(error, HastenError) and not is_out_of_memory(error):
+        return error
     text = (str(error).strip().splitlines() or [""])[0][:300]
-    cause: WorkerError.Cause = "memory" if isinstance(error, MemoryError) else "error"
-    return WorkerError(name, f"raised {type(error).__name__}: {text}", cause=cause)
+    said = text if isinstance(error, HastenError) else f"raised {type(error).__name__}: {text}"
+    return WorkerError(name, said, cause="memory" if is_out_of_memory(error) else "error")

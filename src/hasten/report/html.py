@@ -6,6 +6,7 @@ import base64
 import binascii
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from ..core.need import need
@@ -70,6 +71,18 @@ class Share:
     tint: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """A step that was chosen by what it promised. off: how far the promise was, such as `+12 %`; inside: whether the range held it."""
+
+    what: str
+    promised: str
+    range: str
+    came: str
+    off: str
+    inside: bool
+
+
 def render(manifest: Mapping[str, Any], evidence: Sequence[Mapping[str, Any]]) -> str:
     """The report of a bundle, from its manifest and the records of its evidence (bundle/layout.py).
 
@@ -92,6 +105,7 @@ _DRAWINGS = {"pareto": plots.pareto, "rounds": plots.rounds, "throughput": plots
 def _view(story: Story) -> dict[str, Any]:
     """All that the template shows, as text."""
     run, total = story.run, sum(_account(story).values())
+    forecasts, forecast_error = _forecasts(story)
     return {
         "name": story.name,
         "metric": story.metric,
@@ -113,6 +127,8 @@ def _view(story: Story) -> dict[str, Any]:
         "shares": _shares(story),
         "total": format_seconds(total) if total else "",
         "how": stories.measured_how(story),
+        "forecasts": forecasts,
+        "forecast_error": forecast_error,
         "decisions": [{**dict.fromkeys(("what", "why", "learnt"), ""), **d, "at": _clock(d.get("seconds"))} for d in story.decisions],
         "command": str(run.get("command") or ""),
     }
@@ -153,6 +169,30 @@ def _lessons(story: Story) -> list[Lesson]:
             )
         )
     return lessons
+
+
+def _forecasts(story: Story) -> tuple[list[Forecast], str]:
+    """What was promised and what came of it, and the median error as a sentence."""
+    rows, errors = [], []
+    for decision in story.decisions:
+        promised, came = decision.get("forecast") or {}, (decision.get("outcome") or {}).get("speedup")
+        if not promised or not came:
+            continue
+        errors.append(promised["speedup"] / came - 1)
+        rows.append(
+            Forecast(
+                what=str(decision.get("what") or ""), promised=f"{promised['speedup']:.2f}x", came=f"{came:.2f}x",
+                range=f"{promised['low']:.2f} to {promised['high']:.2f}", off=f"{100 * errors[-1]:+.0f} %".replace("-", "\N{MINUS SIGN}"),
+                inside=promised["low"] <= came <= promised["high"],
+            )
+        )  # fmt: skip
+    if not errors:
+        return [], ""
+    held = sum(row.inside for row in rows)
+    return rows, (
+        f"Half of the {len(rows)} forecasts were off by less than {100 * median(abs(e) for e in errors):.0f} %; "
+        f"{held} of the {len(rows)} ranges, meant to hold nine in ten, held what was measured."
+    )
 
 
 def _changes(story: Story) -> list[Change]:

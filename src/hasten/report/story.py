@@ -15,6 +15,7 @@ BADGES = {
     "reference": "Already at its best",
     "undecided": "Undecided",
     "failed": "Limits not met",
+    "unfinished": "Search not ended",
 }
 """A verdict in the fewest words."""
 
@@ -103,7 +104,9 @@ def badge(answer: Record) -> str:
 
 def headline(story: Story) -> str:
     """The answer in one sentence; **stars** mark what carries it."""
-    return {"passed": _passed, "reference": _reference, "undecided": _undecided}.get(str(story.answer.get("verdict")), _failed)(story)
+    return {"passed": _passed, "reference": _reference, "undecided": _undecided, "unfinished": _unfinished}.get(
+        str(story.answer.get("verdict")), _failed
+    )(story)
 
 
 def figures(story: Story) -> list[tuple[str, str, str]]:
@@ -123,6 +126,7 @@ def figures(story: Story) -> list[tuple[str, str, str]]:
         (f"Drop of {story.metric}", words.points(answer.get("drop_points")).value, _drop_note(story)),
         ("Size", words.size(chosen.get("size_bytes")), _was(start.get("size_bytes"), chosen.get("size_bytes"))),
         ("Peak memory", words.size(chosen.get("peak_memory_bytes")), _was(start.get("peak_memory_bytes"), chosen.get("peak_memory_bytes"))),
+        ("Energy of a call", words.joules(chosen.get("energy_joules")).value, energy_label(chosen.get("energy_joules"))),
     ]
     return [row for row in rows if row[1] != words.NONE]
 
@@ -170,6 +174,9 @@ def measured_how(story: Story) -> list[tuple[str, str]]:
             ("Memory", "Peak resident memory of a process that only loads and runs the program, less the same process without it.")
         )
     lines.append(("Size", "The bytes that must ship to run the program."))
+    if energy := story.run.get("energy"):
+        said = {"measured": "Measured: ", "estimated": "Estimated, not measured: "}.get(str(energy.get("label")), "Unknown: ")
+        lines.append(("Energy", f"{said}{energy.get('how')}."))
     return lines
 
 
@@ -202,7 +209,8 @@ def _timing(story: Story) -> list[tuple[str, str]]:
     lines.append(
         (
             "Statistics",
-            "A latency is the median over the rounds' medians; its 95 % interval is made of order statistics and assumes no distribution. "
+            "A latency is the median over the rounds' medians; its 95 % interval is that of order statistics, and no narrower "
+            "than Student's over the sets of processes. "
             "Speed ratios are taken within each round, so that a slow minute hits both sides alike.",
         )
     )
@@ -261,9 +269,20 @@ def _undecided(story: Story) -> str:
     return f"{_speed(story)}{losing}, but **{have}** whether it keeps the limit{more}."
 
 
+def _unfinished(story: Story) -> str:
+    over_start: Record = (story.answer.get("speedup") or {}).get("over_start") or {}
+    gain = f", **{words.times(over_start)}** than the model was" if (over_start.get("low") or 0) > 1 else ""
+    return f"**The search has not ended**: this is the fastest lossless program of {story.name} so far{gain}. Nothing is certified."
+
+
 def _failed(story: Story) -> str:
     reason = str(story.answer.get("reason") or "").rstrip(".")
     return f"**No program of {story.name} keeps the limits**" + (f": {reason}." if reason else ".")
+
+
+def energy_label(energy: Record | None) -> str:
+    """`measured, 1.2 to 1.4` or `estimated, 1.2 to 1.4`; empty where there is nothing to label."""
+    return ", ".join(part for part in (str(energy.get("label") or ""), words.joules(energy).range) if part) if energy else ""
 
 
 def _speed(story: Story) -> str:
@@ -284,11 +303,20 @@ def _speed(story: Story) -> str:
 
 
 def _smaller(story: Story) -> str:
+    if story.run.get("objective") == "energy":
+        return _thriftier(story)
     field = {"size": "size_bytes", "memory": "peak_memory_bytes"}.get(str(story.run.get("objective")), "")
     was, now = story.marked.get("start", {}).get(field), (story.answer.get("answer") or {}).get(field)
     if not field or not was or not now:
         return ""
     return f", takes **{words.size(now)}** of {'disk' if field == 'size_bytes' else 'memory'} instead of {words.size(was)}"
+
+
+def _thriftier(story: Story) -> str:
+    before, after = story.marked.get("start", {}).get("energy"), (story.answer.get("answer") or {}).get("energy_joules")
+    if not before or not after:
+        return ""
+    return f", takes **{words.joules(after).value}** a call instead of {words.joules(before).value} ({after.get('label')})"
 
 
 def _losing(story: Story, drop: Record) -> str:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from . import story as stories
 from . import words
+from .profile_story import kinds, summary
 from .story import Story
 
 _COLOUR = {
@@ -45,6 +46,9 @@ def front_table(trials: Sequence[Mapping[str, Any]], *, title: str = "") -> Tabl
     table.add_column("Program", overflow="fold", ratio=1, min_width=24)
     for name in ("Latency", "Speed-up", "Drop, points", "Size"):
         table.add_column(name, justify="right", no_wrap=True)
+    with_energy = any(trial.get("energy") for trial in trials)
+    if with_energy:
+        table.add_column("Energy", justify="right", no_wrap=True)
     table.add_column("Outcome", no_wrap=True)
     for trial in Story.of({}, [{"kind": "trial", **t} for t in trials]).trials:
         fate = str(trial.get("fate") or "")
@@ -57,10 +61,16 @@ def front_table(trials: Sequence[Mapping[str, Any]], *, title: str = "") -> Tabl
             words.ratio(trial.get("speedup")).value if fate != "reference" else "1x",
             "lossless" if lossless else bounded,
             words.size(trial.get("size_bytes")),
+            *([_energy(trial.get("energy"))] if with_energy else []),
             Text(fate + (" ●" if trial.get("on_front") else ""), style=_COLOUR.get(fate, "")),
             style="dim" if fate in ("lost", "failed") else "",
         )
     return table
+
+
+def _energy(energy: Mapping[str, Any] | None) -> str:
+    """`1.2 mJ`, marked `est.` where it was not measured."""
+    return words.joules(energy).value + (" est." if energy and energy.get("label") == "estimated" else "")
 
 
 def bench_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -73,6 +83,29 @@ def bench_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         latency, speedup = words.seconds(row.get("latency")), words.ratio(row.get("speedup"))
         ratio = (speedup.value, speedup.range) if place or row.get("speedup") else ("1x", "")
         table.add_row(Text(str(row.get("name", "?"))), latency.value, latency.range, *ratio, words.size(row.get("size_bytes")))
+    return table
+
+
+def profile_table(runtimes: Sequence[Mapping[str, Any]]) -> Table:
+    """The runtimes of a profile, the fastest first."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("Runtime", overflow="fold", ratio=1, min_width=18)
+    for name in ("Latency", "95 % interval", "p95", "Memory", "Loading", "Best throughput"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in map(summary, runtimes):
+        table.add_row(Text(row.name), row.latency.value, row.latency.range, row.p95, row.memory, row.load, row.throughput)
+    return table
+
+
+def operators_table(runtime: Mapping[str, Any]) -> Table:
+    """The operators of one runtime by kind, the dearest first."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("Kind", overflow="fold", ratio=1, min_width=18)
+    for name in ("Number", "Time", "Share", "Operations", "Bytes", "Reach"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("Bound", no_wrap=True)
+    for row in kinds(runtime["operators"]):
+        table.add_row(Text(row.name), row.count, row.time, row.share, row.flops, row.size, row.reach, row.bound)
     return table
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.units import format_bytes, format_seconds
+from ..core.units import format_bytes, format_joules, format_seconds
 
 NONE = "\N{EM DASH}"
 """What stands where nothing is known."""
@@ -15,7 +15,8 @@ NONE = "\N{EM DASH}"
 MAX_DIGITS = 3
 """Significant digits, at most: no timing on a shared machine owns more, however narrow its interval."""
 
-_UNITS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
+_SECONDS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
+_JOULES = (("J", 1.0), ("mJ", 1e-3), ("µJ", 1e-6))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +40,12 @@ class Shown:
 
 def seconds(estimate: Mapping[str, Any] | None) -> Shown:
     """A duration: `{value, low, high}` in seconds."""
-    if not _known(estimate):
-        return Shown(value=NONE)
-    value = float(estimate["value"])  # type: ignore[index]
-    unit, size = next(((u, s) for u, s in _UNITS if abs(value) >= s), _UNITS[-1])
-    return _show(estimate, scale=size, unit=f" {unit}") or Shown(value=format_seconds(value))
+    return _scaled(estimate, _SECONDS, format_seconds)
+
+
+def joules(estimate: Mapping[str, Any] | None) -> Shown:
+    """An energy: `{value, low, high}` in joules."""
+    return _scaled(estimate, _JOULES, format_joules)
 
 
 def ratio(estimate: Mapping[str, Any] | None) -> Shown:
@@ -107,6 +109,15 @@ def decimals(half_width: float) -> int:
     exponent = math.floor(math.log10(half_width))
     two_digits = round(half_width / 10**exponent, 2) <= 3.54
     return min(6, max(0, (1 if two_digits else 0) - exponent))
+
+
+def _scaled(estimate: Mapping[str, Any] | None, units: Sequence[tuple[str, float]], plain: Callable[[float], str]) -> Shown:
+    """The estimate in the largest unit that it reaches."""
+    if not _known(estimate):
+        return Shown(value=NONE)
+    value = float(estimate["value"])  # type: ignore[index]
+    unit, size = next(((u, s) for u, s in units if abs(value) >= s), units[-1])
+    return _show(estimate, scale=size, unit=f" {unit}") or Shown(value=plain(value))
 
 
 def _show(estimate: Mapping[str, Any] | None, *, scale: float = 1.0, unit: str = "") -> Shown | None:

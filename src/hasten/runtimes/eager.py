@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +14,34 @@ import numpy as np
 from ..core.candidate import Candidate, Floor
 from ..core.errors import BundleError
 from ..core.need import missing, need
-from ..core.seams import Arrays, Program, Runtime, Target, option
+from ..core.seams import Arrays, OperatorTime, Program, Runtime, Target, option
 from ..core.signature import Signature
 from ._folder import link_or_copy, read_signature, write_signature
 
 _FILE = "model.pt2"
+_WARM_UP_CALLS = 3
+# PyTorch's operators -> ONNX words.
+_KINDS = {
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), "Conv"),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), "ConvTranspose"),
+    **dict.fromkeys(("linear", "addmm"), "Gemm"),
+    **dict.fromkeys(("matmul", "mm", "bmm"), "MatMul"),
+    **dict.fromkeys(("relu", "relu_"), "Relu"),
+    **dict.fromkeys(("add", "add_"), "Add"),
+    **dict.fromkeys(("mul", "mul_"), "Mul"),
+    **dict.fromkeys(("hardtanh", "hardtanh_", "clamp", "relu6"), "Clip"),
+    **dict.fromkeys(("batch_norm", "_native_batch_norm_legit_no_training"), "BatchNormalization"),
+    **dict.fromkeys(("layer_norm", "native_layer_norm"), "LayerNormalization"),
+    **dict.fromkeys(("mean", "adaptive_avg_pool2d"), "ReduceMean"),
+    "max_pool2d": "MaxPool",
+    "avg_pool2d": "AveragePool",
+    "scaled_dot_product_attention": "Attention",
+    "embedding": "Gather",
+    "softmax": "Softmax",
+    "gelu": "Gelu",
+    "silu": "Swish",
+    "cat": "Concat",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +65,32 @@ class Eager(Runtime):
     def load(self, folder: Path, target: Target) -> Program:
         torch = need("torch", why="by the runtime eager")
         signature = read_signature(folder)
+        return _Exported(torch, self._exported(torch, folder, target), signature)
+
+    def operator_times(self, folder: Path, target: Target, inputs: Arrays, num_calls: int) -> tuple[OperatorTime, ...]:
+        torch = need("torch", why="by the runtime eager")
+        signature, exported = read_signature(folder), self._exported(torch, folder, target)
+        stopwatch = _stopwatch(torch, exported.module(check_guards=False))
+        tensors = [torch.from_numpy(_writable(inputs[spec.name])) for spec in signature.inputs]
+        with torch.inference_mode():
+            calls = [_laps(stopwatch, tensors) for _ in range(_WARM_UP_CALLS + num_calls)][_WARM_UP_CALLS:]
+        return tuple(
+            OperatorTime(
+                name=name,
+                kind=_KINDS.get(kind, kind),
+                seconds=statistics.median(call[place][3] for call in calls),
+                nodes=(name,),
+                start_seconds=statistics.median(call[place][2] for call in calls),
+            )
+            for place, (name, kind, _, _) in enumerate(calls[0])
+        )
+
+    def _exported(self, torch: Any, folder: Path, target: Target) -> Any:
         torch.set_num_threads(self.num_threads(target))
         try:
-            exported = torch.export.load(folder / _FILE)
+            return torch.export.load(folder / _FILE)
         except Exception as error:  # torch.export documents no error types
             raise BundleError(f"program {_FILE}", f"must be a torch exported program ({type(error).__name__})") from error
-        return _Exported(torch, exported, signature)
 
 
 class _Exported(Program):
@@ -83,6 +128,30 @@ def _without_overhead(exported: Any) -> Callable[..., Any]:
         vars(part).update({**part._parameters, **part._buffers, **part._modules})
     forward: Callable[..., Any] = module.forward
     return forward
+
+
+def _stopwatch(torch: Any, module: Any) -> Any:
+    """Runs the module node by node; `laps` holds each operator: its node, what it does, when it began, and the seconds it took."""
+
+    class Stopwatch(torch.fx.Interpreter):  # type: ignore[misc]
+        laps: list[tuple[str, str, float, float]]
+
+        def run_node(self, n: Any) -> Any:
+            began = time.perf_counter()
+            result = super().run_node(n)
+            took = time.perf_counter() - began
+            if isinstance(n.target, torch._ops.OpOverload):  # arithmetic on shapes is Python's
+                self.laps.append((n.name, n.target.overloadpacket.__name__, began, took))
+            return result
+
+    return Stopwatch(module)
+
+
+def _laps(stopwatch: Any, tensors: list[Any]) -> list[tuple[str, str, float, float]]:
+    stopwatch.laps = []
+    stopwatch.run(*tensors)
+    first = stopwatch.laps[0][2] if stopwatch.laps else 0.0
+    return [(name, kind, began - first, took) for name, kind, began, took in stopwatch.laps]
 
 
 def _writable(array: np.ndarray) -> np.ndarray:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -13,11 +14,22 @@ import numpy as np
 from ..core.candidate import Candidate, Floor
 from ..core.errors import BundleError, NotPossibleHere
 from ..core.need import missing, need
-from ..core.seams import Arrays, Profile, Program, Runtime, Target, option
+from ..core.seams import Arrays, OperatorTime, Profile, Program, Runtime, Target, option
 from ..core.signature import Signature
 from ._folder import read_signature, write_signature
+from ._operators import HEAVY, Claim, Node, assign, kept_nodes, write_nodes
 
 _FILE = "model.xml"
+_WARM_UP_CALLS = 3
+_TRUNCATED_US = 1.0  # it cuts durations and their mean to whole microseconds: half of one is lost each time, on average
+# Its operators -> ONNX words.
+_KINDS = {
+    "Convolution": "Conv",
+    "GroupConvolution": "Conv",
+    "Deconvolution": "ConvTranspose",
+    "FullyConnected": "MatMul",
+    "MVN": "LayerNormalization",
+}
 _LACKING = r"(?:No conversion rule found for operations?|not supported operations?|Unsupported operation of type):? ?([\w.:]+)"
 
 
@@ -52,10 +64,18 @@ class OpenVino(Runtime):
         except RuntimeError as error:
             raise _translate(error) from error
         write_signature(candidate.signature, folder)
+        write_nodes(candidate.path, folder)
         self.load(folder, target).close()  # an operator that the CPU lacks shows now
 
     def load(self, folder: Path, target: Target) -> Program:
         ov = need("openvino", why="by the runtime openvino")
+        return self._program(ov, folder, target, {})
+
+    def operator_times(self, folder: Path, target: Target, inputs: Arrays, num_calls: int) -> tuple[OperatorTime, ...]:
+        ov = need("openvino", why="by the runtime openvino")
+        return self._program(ov, folder, target, {"PERF_COUNT": True}).operator_times(inputs, num_calls, kept_nodes(folder))
+
+    def _program(self, ov: Any, folder: Path, target: Target, more: dict[str, Any]) -> _Compiled:
         signature = read_signature(folder)
         if not (folder / _FILE).is_file():
             raise BundleError(f"program {_FILE}", "is missing", got=str(folder))
@@ -63,6 +83,7 @@ class OpenVino(Runtime):
             "INFERENCE_NUM_THREADS": self.num_threads(target),
             "PERFORMANCE_HINT": self.hint.upper(),
             "INFERENCE_PRECISION_HINT": "f32",  # bf16 machines would round otherwise
+            **more,
         }
         if self.hint == "latency":
             settings["NUM_STREAMS"] = 1
@@ -76,7 +97,8 @@ class _Compiled(Program):
         self._core, self._path, self._settings, self._signature = core, path, settings, signature
         self._names = [spec.name for spec in signature.outputs]
         self._general: Any = None
-        self._batch, self._special = batch, self._request(batch)
+        self._batch, self._model = batch, self._compiled(batch)
+        self._special = self._model.create_infer_request()
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         request = self._special if self._size(inputs) == self._batch else self._any_batch()
@@ -84,8 +106,33 @@ class _Compiled(Program):
         results = request.infer(dict(inputs), share_inputs=True, share_outputs=False)
         return {name: results[i] for i, name in enumerate(self._names)}
 
+    def operator_times(self, inputs: Arrays, num_calls: int, nodes: list[Node]) -> tuple[OperatorTime, ...]:
+        """Where the time of a call goes: the mean over calls, since nothing else is kept. Needs PERF_COUNT."""
+        for _ in range(_WARM_UP_CALLS):
+            self.run(inputs)
+        before = {info.node_name: _microseconds(info) for info in self._special.get_profiling_info()}
+        for _ in range(num_calls):
+            self.run(inputs)
+        ran = [info for info in self._special.get_profiling_info() if info.status == info.Status.EXECUTED]
+        counted, total = _WARM_UP_CALLS, _WARM_UP_CALLS + num_calls
+        micros = [max(0.0, total * _microseconds(i) - counted * before.get(i.node_name, 0.0)) / num_calls + _TRUNCATED_US for i in ran]
+        layers = {op.get_friendly_name(): op for op in self._model.get_runtime_model().get_ordered_ops()}
+        kinds = {node.name: node.kind for node in nodes}
+        owned = assign(nodes, [_claim(info.node_name, layers.get(info.node_name), kinds) for info in ran])
+        begins = np.concatenate([[0.0], np.cumsum(micros)[:-1]])
+        return tuple(
+            OperatorTime(
+                name=info.node_name,
+                kind=_kind(info.node_type, [kinds[n] for n in mine]),
+                seconds=1e-6 * took,
+                nodes=mine,
+                start_seconds=1e-6 * float(begin),
+            )
+            for info, mine, took, begin in zip(ran, owned, micros, begins, strict=True)
+        )
+
     def close(self) -> None:
-        self._special = self._general = None
+        self._special = self._general = self._model = None
 
     def _size(self, inputs: Arrays) -> int:
         first = inputs[self._signature.inputs[0].name]
@@ -93,17 +140,38 @@ class _Compiled(Program):
 
     def _any_batch(self) -> Any:
         if self._general is None:
-            self._general = self._request(None)
+            self._general = self._compiled(None).create_infer_request()
         return self._general
 
-    def _request(self, batch: int | None) -> Any:
+    def _compiled(self, batch: int | None) -> Any:
         try:
             model = self._core.read_model(self._path)
             if batch is not None and self._signature.batch is None:
                 model.reshape(_with_batch(model, batch))
-            return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
+            return self._core.compile_model(model, "CPU", self._settings)
         except RuntimeError as error:
             raise _translate(error) from error
+
+
+def _microseconds(info: Any) -> float:
+    return 1e6 * float(info.real_time.total_seconds())
+
+
+def _kind(told: str, of_nodes: list[str]) -> str:
+    """That of the one heavy node that it computes; with several (attention in one piece) or none, OpenVINO's own word."""
+    heavy = [kind.removesuffix("Integer") for kind in of_nodes if kind in HEAVY]
+    return heavy[0] if len(heavy) == 1 else _KINDS.get(told, told)
+
+
+def _claim(name: str, layer: Any, known: Collection[str]) -> Claim:
+    """The operator itself and the layers that it was made of, by name; a graph's last layers bear the names of their tensors.
+
+    Where one node became several layers, they are called `node/WithoutBiases`, `node/DequantizationMultiply` ...
+    """
+    told = layer.get_rt_info() if layer is not None else {}
+    words = [name, *(str(told["originalLayersNames"].value).split(",") if "originalLayersNames" in told else ())]
+    parts = [next((w for w in accumulate(word.split("/"), "{}/{}".format) if w in known), word) for word in words]
+    return Claim(names=tuple(dict.fromkeys(parts)), tensors=tuple(words))
 
 
 def _with_batch(model: Any, batch: int) -> dict[Any, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 from ..bundle.manifest import is_bundle
 from ..bundle.write import Contents, write
 from ..core.candidate import Floor
-from ..core.errors import HastenError
+from ..core.errors import DiskFull, HastenError
 from ..core.job import Job
 from ..core.machine import load_average, versions
 from ..core.trial import Fate, Trial
@@ -32,7 +31,10 @@ _BUSY = 0.15  # share of the machine that others may take before a report says s
 
 @dataclass(frozen=True, kw_only=True)
 class Writer:
-    """Writes what is known of a search as a bundle. place: where; command: what repeats the search."""
+    """Writes what is known of a search as a bundle.
+
+    place: where its answer goes; what is known before lies beside it, in `<place>.unfinished`; command: what repeats the search.
+    """
 
     job: Job
     study: Study
@@ -41,21 +43,34 @@ class Writer:
     place: Path
     command: str
 
+    def write_so_far(self, finish: Finish) -> None:
+        """The best so far, for whoever kills the search. The answer of an earlier search stays at `place` until there is a new one."""
+        self._write(finish, self._beside)
+
     def write(self, finish: Finish) -> Front:
         """The front; its answer's bundle is at `place` afterwards, replacing an earlier one as a whole.
 
-        Without an answer what was written while the search went on is removed: it does not keep the limits.
+        Without an answer an earlier one stays. What was written while the search went on is removed.
         """
+        front = self._write(finish, self.place)
+        if is_bundle(self._beside):
+            shutil.rmtree(self._beside)
+        return front
+
+    @property
+    def _beside(self) -> Path:
+        place = self.place.resolve()
+        return place.with_name(f"{place.name}.unfinished")
+
+    def _write(self, finish: Finish, place: Path) -> Front:
         trials = _in_order(self.study, finish)
         front = undominated(trials)
         with self.study.spending("bundle"):
-            bundle = None if finish.answer is None else str(self.place)
+            bundle = None if finish.answer is None else str(place)
             document = evidence.document(finish, bundle=bundle, account=self.study.closed_account())
             if finish.answer is not None:
-                write(self._contents(finish, finish.answer, trials, front, document), self.place)
-            elif is_bundle(self.place):
-                shutil.rmtree(self.place)
-        answer = None if finish.answer is None else Answer(trial=finish.answer, bundle=self.place)
+                write(self._contents(finish, finish.answer, trials, front, document), place)
+        answer = None if finish.answer is None else Answer(trial=finish.answer, bundle=place)
         return Front(trials=tuple(trials), document=document, answer=answer)
 
     def _contents(
@@ -103,11 +118,13 @@ def _run(shop: Workshop, study: Study, command: str) -> Mapping[str, Any]:
     graph = next((t.candidate for t in study.trials.values() if t.candidate.floor is Floor.GRAPH), original)
     try:
         counts = shop.count(graph) if graph.floor is Floor.GRAPH else {}
+    except DiskFull:
+        raise
     except HastenError as error:
         study.learn(f"not counted: {error}")
     return {
         "command": command, "machine": shop.machine.to_json(), "versions": versions(*_PACKAGES),
-        "started": (datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=study.elapsed)).isoformat(timespec="seconds"),
+        "started": study.started.isoformat(timespec="seconds"),
         "load": {"now": load_average(), "others_busy": study.busiest, "busy": busy, "sentence": sentence},
-        "flops": counts.get("flops"), "parameters": counts.get("parameters"),
+        "energy": shop.energy.to_json(), "flops": counts.get("flops"), "parameters": counts.get("parameters"),
     }  # fmt: skip

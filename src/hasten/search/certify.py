@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..core.errors import HastenError
+from ..core.errors import DiskFull, HastenError
 from ..core.job import LimitsSection, SearchSection
 from ..core.measurement import Interval, Measurement, Verdict
 from ..core.trial import Fate, Trial
 from ..measure.latency import Plan, Race, final_plan
 from ..measure.statistics import noninferiority, ratio_interval
-from .explore import Explored, speedup
+from .explore import Explored
 from .judge import Judge
 from .study import Study
 from .workshop import Workshop
@@ -34,7 +34,7 @@ _TWIN = "twin"
 class Finish:
     """What the finish found.
 
-    verdict: passed | reference | undecided | failed; answer: None only where nothing keeps the limits; over_start,
+    verdict: passed | reference | undecided | failed | unfinished; answer: None only where nothing keeps the limits; over_start,
     over_lossless: speed-ups of the answer in the final race; noise_floor: the reference against its own twin.
     """
 
@@ -53,15 +53,9 @@ class Finish:
 def choose_finalists(explored: Explored, judge: Judge) -> list[Trial]:
     """The order in which the certify split is opened: fastest first among those whose drop so far suggests that they pass,
     one a candidate and runtime (other knobs compute the same), then the rest."""
-    n_certify = judge.num_samples("certify")
 
     def likely(trial: Trial) -> bool:
-        drop = trial.drop
-        if drop is None:
-            return False
-        # the half-width that the certify split will have; both share their error rate, so the levels are alike
-        half = (drop.high - drop.value) * (drop.n / n_certify) ** 0.5
-        return bool(drop.value + half <= judge.limit)
+        return trial.drop is not None and judge.is_likely(trial.drop)
 
     distinct: dict[tuple[str, str], Trial] = {}
     for trial in explored.contenders:
@@ -75,9 +69,10 @@ def provisional(explored: Explored) -> Finish:
     start, reference = explored.start, explored.reference
     unknown = Interval(value=float("nan"), low=float("nan"), high=float("nan"))
     return Finish(
-        verdict="reference", reason="the search has not ended; this is the fastest lossless program so far",
+        verdict="unfinished", reason="the search has not ended; this is the fastest lossless program so far",
         start=start, reference=reference, answer=reference, finalists=(),
-        over_start=speedup(start, reference) or unknown, over_lossless=Interval(value=1.0, low=1.0, high=1.0), noise_floor=unknown,
+        over_start=_inverse(start.speedup) if start.speedup else unknown,
+        over_lossless=Interval(value=1.0, low=1.0, high=1.0), noise_floor=unknown,
     )  # fmt: skip
 
 
@@ -138,6 +133,8 @@ class Finisher:
             self.study.decide(f"throughput at batch {batch}", "the best batch differs from model to model")
             try:
                 race = self.shop.race(list(known.values()), _THROUGHPUT, batch_size=batch, label="throughput")
+            except DiskFull:
+                raise
             except HastenError as error:
                 self.study.learn(f"batch {batch} failed: {error}")
                 break
@@ -155,9 +152,11 @@ class Finisher:
 
     def _with_costs(self, trial: Trial, race: Race) -> Trial:
         self.study.decide(f"peak memory of {trial.text}", "in a process that does nothing else")
-        trial = trial.measured(race.latency[trial.id])
+        trial = trial.measured(*race.of(trial.id))
         try:
             return trial.measured(self.shop.memory(trial))
+        except DiskFull:
+            raise
         except HastenError as error:
             self.study.learn(f"not measured: {error}")
             return trial
@@ -181,6 +180,8 @@ class Finisher:
             self.study.decide(f"certify {trial.text}", f"at error rate {alpha:.3g}, its share of {ALPHA:g}")
             try:
                 pair = self.judge.rows(trial, "certify")
+            except DiskFull:
+                raise
             except HastenError as error:
                 judged.append(trial.with_(fate=Fate.FAILED, reason=str(error)))
                 continue
@@ -216,8 +217,10 @@ class Finisher:
             ours, theirs = trial.latest(metric), reference.latest(metric)
             better = ours is not None and theirs is not None and ours.interval().value < 0.98 * theirs.interval().value
             return None if better else f"not smaller than the reference in {metric.replace('_', ' ')}"
-        speedup = trial.speedup
         floor = max(noise.high, 1 / noise.low) if noise.low > 0 else float("inf")
+        if self.objective == "energy":
+            return _no_less_energy(trial, reference, floor)
+        speedup = trial.speedup
         if speedup is None or not (speedup.low > 1 and speedup.value > floor):
             told = f"{speedup.value:.2f}x ({speedup.low:.2f} to {speedup.high:.2f})" if speedup else "not measured"
             return f"not faster than the reference beyond the noise: {told}, noise up to {floor:.3f}x"
@@ -227,16 +230,39 @@ class Finisher:
         """Which limit a trial breaks, or None."""
         latency, size, memory = (trial.latest(m) for m in ("latency", "size", "peak_memory"))
         if self.limits.latency_ms is not None and latency is not None:
-            p95 = latency.percentile(95)
-            if p95 is None:
-                return f"latency: {len(latency.samples)} runs are too few to own a 95th percentile"
-            if p95 * 1e3 > self.limits.latency_ms:
-                return f"p95 latency is {p95 * 1e3:.3g} ms, over the {self.limits.latency_ms:g} ms allowed"
+            p95, bound = latency.percentile(95), latency.percentile_bound(95)
+            if p95 is None or bound is None:
+                return f"latency: {latency.num_moments} moments of the machine are too few to own a 95th percentile"
+            if bound * 1e3 > self.limits.latency_ms:
+                return (
+                    f"p95 latency is {p95 * 1e3:.3g} ms, at most {bound * 1e3:.3g} at 95 %, over the {self.limits.latency_ms:g} ms allowed"
+                )
         if self.limits.size_mb is not None and size is not None and size.samples[0] > self.limits.size_mb * 1e6:
             return f"size is {size.samples[0] / 1e6:.3g} MB, over the {self.limits.size_mb:g} MB allowed"
         if self.limits.memory_mb is not None and memory is not None and memory.samples[0] > self.limits.memory_mb * 1e6:
             return f"peak memory is {memory.samples[0] / 1e6:.3g} MB, over the {self.limits.memory_mb:g} MB allowed"
+        if self.limits.energy_mj is not None and (energy := trial.latest("energy")) is not None:
+            high = energy.interval().high * 1e3
+            if high > self.limits.energy_mj:
+                label = energy.method["label"]
+                return f"energy is up to {high:.3g} mJ a call ({label}), over the {self.limits.energy_mj:g} mJ allowed"
         return None
+
+
+def _no_less_energy(trial: Trial, reference: Trial, floor: float) -> str | None:
+    """Why a trial does not take less energy than the reference beyond the noise, or None. Both ran in the same race."""
+    ours, theirs = trial.latest("energy"), reference.latest("energy")
+    if ours is None or theirs is None:
+        return "its energy is unknown"
+    ratio = ratio_interval(theirs.round_medians(), ours.round_medians(), blocks=np.asarray(ours.method["block_of_round"]))
+    if ratio.low > 1 and ratio.value > floor:
+        return None
+    told = f"{ratio.value:.2f}x ({ratio.low:.2f} to {ratio.high:.2f}), noise up to {floor:.3f}x"
+    return f"takes no less energy than the reference beyond the noise: {told}"
+
+
+def _inverse(ratio: Interval) -> Interval:
+    return replace(ratio, value=1 / ratio.value, low=1 / ratio.high, high=1 / ratio.low)
 
 
 def _ratio(race: Race, over: str, of: str) -> Interval:

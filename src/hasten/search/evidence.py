@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ def document(finish: Finish, *, bundle: str | None, account: Mapping[str, float]
             "size_bytes": int(size.samples[0]) if size else None,
             "peak_memory_bytes": int(memory.samples[0]) if memory else None,
             "latency_seconds": three(latency.interval()) if latency else None,
+            "energy_joules": energy(trial),
         }
     drop = trial.verdict.drop if trial is not None and trial.verdict else None
     lossless = trial is not None and trial.candidate.lossless
@@ -61,20 +62,34 @@ def lines(
         "objective": job.search.objective, "limits": job.limits.model_dump(mode="json"), "threads": target.threads,
         "batch_size": target.batch_size, "num_samples": {n: len(splits[n]) for n in ("calibrate", "select", "certify")},
         "noise_floor": three(finish.noise_floor), "model_name": workload.name, "account_seconds": study.closed_account(),
-        "budget_seconds": study.budget_seconds,
+        "budget_seconds": study.budget_seconds, "finished": finish.verdict != "unfinished",
     }  # fmt: skip
     members = {t.id for t in front}
-    result: list[dict[str, Any]] = [first]
-    result += [trial_line(t, on_front=t.id in members) for t in trials]
-    for trial in trials:
-        for measurement in trial.measurements:
-            result.append({"kind": "measurement", "trial": trial.id, "stage": _stage(measurement), **measurement.to_json()})
+    result: list[dict[str, Any]] = [first, *_trial_lines(trials, members)]
     result += [{"kind": "decision", **d.to_json()} for d in study.decisions]
     if finish.outcomes is not None:
         start, ours = finish.outcomes
         result.append({"kind": "outcomes", "split": "certify", "metric": metric, "start": _plain(start), "answer": _plain(ours)})
     result.append({"kind": "answer", **answer})
     return result
+
+
+def without_bundle(job: Job, document: Mapping[str, Any], trials: Sequence[Trial], front: Sequence[Trial]) -> list[dict[str, Any]]:
+    """What is left of a search in which nothing keeps the limits: no bundle holds its evidence."""
+    members = {t.id for t in front}
+    first = {
+        "kind": "run", "job": job.model_dump(mode="json"), "model_name": job.model.source, "limits": job.limits.model_dump(mode="json"),
+        "account_seconds": document["account_seconds"], "budget_seconds": job.search.budget, "objective": job.search.objective,
+    }  # fmt: skip
+    return [first, *_trial_lines(trials, members), {"kind": "answer", **document}]
+
+
+def _trial_lines(trials: Sequence[Trial], members: Collection[str]) -> Iterator[dict[str, Any]]:
+    for trial in trials:
+        yield trial_line(trial, on_front=trial.id in members)
+    for trial in trials:
+        for measurement in trial.measurements:
+            yield {"kind": "measurement", "trial": trial.id, "stage": _stage(measurement), **measurement.to_json()}
 
 
 def trial_line(trial: Trial, *, on_front: bool) -> dict[str, Any]:
@@ -88,11 +103,17 @@ def trial_line(trial: Trial, *, on_front: bool) -> dict[str, Any]:
         "reason": trial.reason, "on_front": on_front, "size_bytes": int(size.samples[0]) if size else None,
         "peak_memory_bytes": int(memory.samples[0]) if memory else None,
         "latency": three(latency.interval()) if latency else None,
-        "throughput": three(throughput.interval()) if throughput else None,
+        "throughput": three(throughput.interval()) if throughput else None, "energy": energy(trial),
         "best_batch": throughput.method["batch_size"] if throughput else None,
         "speedup": three(trial.speedup), "drop": four(trial.drop), "quality": trial.quality,
         "verdict": trial.verdict.to_json() if trial.verdict else None,
     }  # fmt: skip
+
+
+def energy(trial: Trial) -> dict[str, Any] | None:
+    """Joules of a call as value, low and high, and whether that was measured or estimated; None where it is unknown."""
+    known = trial.latest("energy")
+    return None if known is None else {**(three(known.interval()) or {}), "label": known.method["label"]}
 
 
 def best_throughput(trial: Trial) -> Measurement | None:

@@ -1,39 +1,43 @@
-"""The search, first version: lossless programs first, since the fastest of them is what must be beaten; then techniques.
+"""The search: lossless programs first, since the fastest of them is what must be beaten; then what promises most per second.
 
-Cheap checks come before dear ones: fits (free), build, runs at all, is it faster, is it right. A variant whose sibling
-already passed waits until the end, since it would give the same speed.
+Cheap checks come before dear ones: fits (free), build, runs at all, is it faster, is it right. What is tried next and why is the planner's
+affair (planner.py), who of many is fastest that of the races (racing.py), and one program's way through the checks that of tryout.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..core.candidate import Candidate, Floor
-from ..core.errors import HastenError, NotPossibleHere
-from ..core.measurement import Interval, Measurement
+from ..core.errors import DiskFull, HastenError, NotPossibleHere
 from ..core.registry import find
 from ..core.seams import Profile, Runtime, Technique
 from ..core.trial import Fate, Trial
-from ..core.units import format_seconds
-from ..measure.latency import Plan, final_plan
+from ..measure.latency import Plan, Race, final_plan
 from ..measure.quality import METRICS
-from ..measure.statistics import ratio_interval
+from . import racing
+from .forecast import Physics, Promise, shares
 from .judge import Judge
-from .space import Space, rounds_of_variants
+from .mixing import Mixer
+from .planner import Outcome, Planner, Step, neighbours, variants
+from .space import Space
 from .study import Study
+from .tryout import LIKELY, Tryout
 from .workshop import Workshop
 
-_QUICK = Plan()
-_LOSSLESS = Plan(rounds=30, block_seconds=20.0)
-_LONGER = Plan(rounds=60, block_seconds=30.0, seed=2)
-_THROUGHPUT_BATCH = 16
-_WORTH_JUDGING = 1.02  # speed-up over the reference
+_BLOCK = Plan(rounds=16, block_seconds=6.0)
+_RULES = racing.Rules()
+_SETTLED = 6  # contenders that race each other for the order in which the certify split is opened
+_AHEAD = 4  # candidates under way on other machines, the next one among them
+_KNOBS_OF = 2  # contenders whose other knobs are tried
 
 
 @dataclass(frozen=True, kw_only=True)
 class Explored:
-    """start: the user's own program; reference: the fastest lossless one; contenders: what beats it and may be right."""
+    """start: the user's own program; reference: the fastest lossless one; contenders: what beats it and may be right, in the order in
+    which they are to be certified."""
 
     start: Trial
     reference: Trial
@@ -49,26 +53,33 @@ def right_runtime(floor: Floor) -> Runtime:
 
 
 class Explorer:
-    """One search. reserve_seconds: what the finish (final race, certification, bundle) will need of the budget."""
+    """One search over the space."""
 
     def __init__(self, shop: Workshop, study: Study, judge: Judge, profile: Profile, space: Space, start: Trial) -> None:
         self.shop, self.study, self.judge, self.profile, self.space = shop, study, judge, profile, space
+        self.tryout = Tryout(shop, study, judge, profile.objective)
         self.start, self.reference = start, start
         self.contenders: dict[str, Trial] = {}
-        self.seconds_per_entrant = 1.0
+        self.order: tuple[str, ...] = ()
         self.graphs: list[Candidate] = [start.candidate]
+        self.physics = Physics()
+        self.mixer = Mixer(shop, study, profile, judge.limit)
         self._knobs: dict[type[Runtime], Runtime] = {}
+        self._built: dict[str, Candidate | None] = {}
+        self._taken: set[str] = set()
+
+    # What is known -----------------------------------------------------------------------------------------------------
 
     def explored(self) -> Explored:
         """What is known so far: an answer at any moment."""
-        best = sorted(self.contenders.values(), key=self.rank)
+        place = {key: number for number, key in enumerate(self.order)}
+        best = sorted(self.contenders.values(), key=lambda t: (place.get(t.id, len(place)), self.tryout.rank(t)))
         return Explored(start=self.start, reference=self.reference, contenders=tuple(best))
 
-    def cost(self, trial: Trial) -> float:
-        """What the objective minimises."""
-        metric = {"latency": "latency", "throughput": "latency", "size": "size", "memory": "peak_memory"}[self.profile.objective]
-        measurement = trial.latest(metric)
-        return measurement.interval().value if measurement else float("inf")
+    @property
+    def timed_batch(self) -> int:
+        """Samples a call at which programs race."""
+        return self.tryout.batch_size
 
     @staticmethod
     def planned(shop: Workshop, study: Study, profile: Profile, space: Space) -> Space:
@@ -85,29 +96,38 @@ class Explorer:
         return replace(space, lines=tuple(lines))
 
     def reserve_seconds(self) -> float:
-        """What the finish will need: the final race, memory, throughput, and two programs over the certify split.
+        """What the finish will need: settling the order, the final race, memory, throughput, and two programs over the certify split.
 
         At most half of what is left: on a busy machine everything takes long, and a finish without a search is worth little.
         """
         blocks = final_plan(self.study.budget_seconds).blocks
-        per_sample = self.judge.seconds_per_sample
+        per_sample, each = self.judge.seconds_per_sample, self.tryout.seconds_per_entrant
         slow, fast = per_sample.get(self.start.id, 0.0), per_sample.get(self.reference.id, 0.0)
         certify = self.judge.num_samples("certify") * (slow + fast)
-        estimate = 1.2 * (6 * blocks * self.seconds_per_entrant + 8 * self.seconds_per_entrant + certify) + 5
+        estimate = 1.2 * (6 * blocks * each + 16 * each + certify) + 5
         return min(estimate, 0.5 * self.study.left)
 
-    def rank(self, trial: Trial) -> float:
-        """What orders contenders, least first. Speeds are compared as ratios to the reference in their own races: the speed of
-        the machine itself changes between races."""
-        if self.profile.objective in ("latency", "throughput") and trial.speedup is not None:
-            return -trial.speedup.value
-        return self.cost(trial)
+    # The lossless stage ------------------------------------------------------------------------------------------------
 
     def lossless(self) -> None:
-        """Every lossless graph on every runtime with every knob; the fastest becomes the reference."""
+        """Every lossless graph on every runtime with every knob; the simplest of the fastest becomes the reference."""
         self.study.stage("lossless", "the fastest program that changes nothing is what must be beaten")
         self.graphs = self._closure(self.shop.workload.original)
         self._look_at_graph()
+        good = {t.id: t for t in self._lossless_trials() if t.id == self.start.id or self.tryout.has_parity(t)}
+        good, evidence, reference = self._fastest(good, "lossless", leave_seconds=0.5 * self.study.budget_seconds)
+        for trial in good.values():
+            speed = None if evidence is None else racing.ratio(evidence, reference, trial.id, _RULES)
+            fate = Fate.START if trial.id == self.start.id else Fate.REFERENCE if trial.id == reference else Fate.LOST
+            reason = trial.reason or ("" if fate is not Fate.LOST else "right, but another lossless program is as fast or faster")
+            good[trial.id] = self.study.keep(trial.with_(fate=fate, reason=reason, speedup=speed))
+        self.start, self.reference = good[self.start.id], good[reference]
+        self.tryout.reference = self.reference
+        self._learn_from(list(good.values()))
+        self.study.learn(f"the fastest lossless program is {self.reference.text}: {self.tryout.cost_text(self.reference)}")
+        self.study.observer.best(f"{self.reference.text}, lossless")
+
+    def _lossless_trials(self) -> list[Trial]:
         trials = {self.start.id: self.start}
         for graph in self.graphs:
             for kind in self.space.runtimes:
@@ -116,43 +136,7 @@ class Explorer:
                     trial = Trial(candidate=graph, runtime=runtime)
                     if kind.floor is graph.floor and runtime.fits(graph, self.shop.target) is None:
                         trials.setdefault(trial.id, trial)
-        good = [t for t in trials.values() if t.id == self.start.id or self._has_parity(t)]
-        raced = self._time(good, "lossless", _LOSSLESS)
-        self.start = next(t for t in raced if t.id == self.start.id)
-        self.reference = self._fastest(raced)
-        for trial in raced:
-            trial = trial.with_(speedup=speedup(self.reference, trial))
-            fate = Fate.START if trial.id == self.start.id else Fate.REFERENCE if trial.id == self.reference.id else Fate.LOST
-            reason = trial.reason or ("" if fate is not Fate.LOST else "right, but another lossless program is faster")
-            kept = self.study.keep(trial.with_(fate=fate, reason=reason))
-            if kept.id == self.reference.id:
-                self.reference = kept
-        self._learn_knobs(raced)
-        self.study.learn(f"the fastest lossless program is {self.reference.text}: {self._cost_text(self.reference)}")
-        self.study.observer.best(f"{self.reference.text}, lossless")
-
-    def lossy(self, reserve_seconds: float) -> None:
-        """Techniques that change outputs, best promise per second first, until the budget says stop."""
-        self.study.stage("techniques", "what changes outputs must be faster than the reference, and right")
-        base = self.graphs[-1]
-        lossy = [kind for kind in self.space.techniques if not kind.lossless and kind.floor is base.floor]
-        waiting = rounds_of_variants(lossy, self.profile)
-        postponed: list[Technique] = []
-        succeeded: set[type[Technique]] = set()
-        for number, technique in enumerate(waiting):
-            coming = [t for t in waiting[number + 1 : number + 4] if type(t) not in succeeded and self._applies(t, base)]
-            self.shop.prefetch([(t, base) for t in coming])
-            if type(technique) in succeeded:
-                postponed.append(technique)
-            elif not self._affordable(technique, reserve_seconds):
-                break
-            elif self._try(technique, base):
-                succeeded.add(type(technique))
-        self._polish(reserve_seconds)
-        for technique in postponed:
-            if not self._affordable(technique, reserve_seconds):
-                break
-            self._try(technique, base)
+        return list(trials.values())
 
     def _closure(self, original: Candidate) -> list[Candidate]:
         """The original and all that lossless techniques make of it, each built once, most worked on last."""
@@ -171,6 +155,168 @@ class Explorer:
         counts = self.shop.count(self.graphs[-1])
         self.profile = replace(self.profile, operators=counts["operators"], num_calibration=len(self.shop.workload.splits.calibrate))
 
+    def _learn_from(self, raced: Sequence[Trial]) -> None:
+        """The knobs that suited each runtime best, and how much slower it is than the reference."""
+        relative = {}
+        for trial in sorted(raced, key=self.tryout.rank, reverse=True):
+            self._knobs[type(trial.runtime)] = trial.runtime
+            relative[trial.runtime.name] = 1.0 / trial.speedup.value if trial.speedup else 1.0
+        self.physics = replace(self.physics, relative_time=relative)
+
+    def _measure_physics(self) -> None:
+        """Where the float model's time goes in each runtime, and what 8 bits are worth there: what forecasts stand on."""
+        graph = self.graphs[-1]
+        runtimes = [r for kind in self.space.runtimes if kind.floor is graph.floor and (r := self._knobs.get(kind, kind()))]
+        self.study.decide("profile", "where the time goes in each runtime, and what 8 bits are worth on this machine")
+        try:
+            kinds, ceilings = self.shop.layer_kinds(graph), self.shop.ceilings(runtimes)
+            times = {r: self.shop.operator_times(Trial(candidate=graph, runtime=r)) for r in runtimes}
+        except DiskFull:
+            raise
+        except HastenError as error:
+            self.study.learn(f"no profile, so the techniques' own forecasts are used: {error}")
+            return
+        self.physics = replace(
+            self.physics, shares={r.name: shares(operators, kinds) for r, operators in times.items() if operators},
+            gains={r.name: ceilings.int8_ratio[r.step().text] for r in runtimes if r.step().text in ceilings.int8_ratio},
+        )  # fmt: skip
+        for name, found in self.physics.shares.items():
+            told = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in sorted(found.items(), key=lambda kv: -kv[1])[:3])
+            gains = ", ".join(f"{kind} {1 / ratio:.1f}x" for kind, ratio in self.physics.gains.get(name, {}).items())
+            self.study.learn(f"{name}: {told}; 8 bits here: {gains}.")
+
+    # The lossy stage ---------------------------------------------------------------------------------------------------
+
+    def lossy(self, reserve_seconds: float) -> None:
+        """What changes outputs, by what it promises per second, until nothing is worth its time or the budget says stop."""
+        self.study.stage("techniques", "what changes outputs must be faster than the reference, and right")
+        self._measure_physics()
+        self.mixer = Mixer(self.shop, self.study, self.profile, self.judge.limit)
+        planner = Planner(physics=self.physics, profile=self.profile, program_seconds=4 * self.tryout.seconds_per_entrant)
+        while True:
+            choice = planner.best(self._steps(), self._best_log_speedup(), self.study.left - reserve_seconds)
+            if choice is None and not self.mixer.look(self._best_log_speedup(), self.study.left - reserve_seconds):
+                break
+            if choice is not None:
+                self._build_ahead(planner, self.study.left - reserve_seconds)
+                planner.learn(choice[0], self._take(*choice))
+        open_steps = sum(1 for _ in self._steps())
+        worth = planner.best(self._steps(), self._best_log_speedup(), math.inf)
+        self.study.decide("stop", "no step is worth its time" if worth is None else "the finish needs what is left of the budget")
+        self.study.learn(f"{open_steps} steps were left, {max(0.0, self.study.left):.0f} s of the budget remain.")
+        self._settle(reserve_seconds)
+
+    def _build_ahead(self, planner: Planner, seconds_left: float) -> None:
+        """Where other machines can build meanwhile: what the next steps need."""
+        if self.shop.crew.builds_ahead:
+            coming = planner.ranked(self._steps(), self._best_log_speedup(), seconds_left)
+            wanted = {s.build_key: (s.technique, s.candidate) for s in coming if s.technique is not None and s.build_key not in self._built}
+            self.shop.prefetch(list(wanted.values())[:_AHEAD])
+
+    def _steps(self) -> Iterator[Step]:
+        """Everything that can be tried now."""
+        base = self.graphs[-1]
+        for technique in variants(self.space.techniques, self.profile, base):
+            for kind in self.space.runtimes:
+                runtime = self._knobs.get(kind, kind())
+                step = Step(candidate=base, technique=technique, runtime=runtime)
+                known = self._built.get(step.build_key, base)
+                if kind.floor is base.floor and known is not None and runtime.fits(known, self.shop.target) is None:
+                    yield from self._new(step)
+        for trial in sorted(self.contenders.values(), key=self.tryout.rank)[:_KNOBS_OF]:
+            for runtime in neighbours(trial.runtime, self.profile):
+                log = math.log(trial.speedup.value) if trial.speedup else 0.0
+                yield from self._new(
+                    Step(candidate=trial.candidate, technique=None, runtime=runtime, known_log_speedup=log,
+                         reason="what suits float32 need not suit it")
+                )  # fmt: skip
+
+        for step in self.mixer.steps(self._best_log_speedup()):
+            yield from self._new(step)
+
+    def _new(self, step: Step) -> Iterator[Step]:
+        if step.text not in self._taken:
+            yield step
+
+    def _take(self, step: Step, promise: Promise) -> Outcome:
+        """One step: build, run, time, judge."""
+        self._taken.add(step.text)
+        began = self.shop.worked_seconds
+        decision = self.study.decide(step.text, f"promises {promise.text}" + (f"; {step.reason}" if step.reason else ""), promise.to_json())
+        candidate = self._candidate(step)
+        built = self.shop.worked_seconds
+        speedup = right = None
+        if candidate is not None:
+            trial, right = self.tryout.run(Trial(candidate=candidate, runtime=step.runtime))
+            speedup = self.tryout.gain(trial)
+            self.mixer.note(step, trial, speedup, right)
+            if right:
+                self.contenders[trial.id] = trial
+        decision.outcome = {"speedup": speedup, "right": right, "seconds": round(self.shop.worked_seconds - began, 3)}
+        return Outcome(speedup=speedup, right=right, build_seconds=built - began, program_seconds=self.shop.worked_seconds - built)
+
+    def _candidate(self, step: Step) -> Candidate | None:
+        if step.technique is None:
+            return step.candidate
+        if step.build_key not in self._built:
+            self._built[step.build_key] = self._build(step.technique, step.candidate)
+        return self._built[step.build_key]
+
+    def _best_log_speedup(self) -> float:
+        """Of the contenders that are likely to pass, and of the reference."""
+        gains = [self.tryout.gain(t) for t in self.contenders.values() if self.tryout.rightness[t.id] >= LIKELY]
+        return max([0.0, *(math.log(g) for g in gains if g)])
+
+    def _settle(self, reserve_seconds: float) -> None:
+        """The order in which contenders will be certified: who is fastest, in a race of their own with fresh processes."""
+        best = sorted(self.contenders.values(), key=self.tryout.rank)[:_SETTLED]
+        if len(best) > 1 and self.tryout.races:
+            self.study.decide(f"racing {len(best)} contenders", "the order in which they are certified is fixed before certify is opened")
+            raced, evidence, winner = self._fastest({t.id: t for t in best}, "contenders", leave_seconds=0.8 * reserve_seconds)
+            self.contenders |= raced
+            if evidence is not None:
+                gaps = racing.first_gaps(evidence, winner)
+                self.order = tuple(sorted(raced, key=lambda key: (key != winner, gaps.get(key, math.inf))))
+
+    # What both stages use ----------------------------------------------------------------------------------------------
+
+    def _fastest(
+        self, trials: dict[str, Trial], label: str, *, leave_seconds: float
+    ) -> tuple[dict[str, Trial], racing.Evidence | None, str]:
+        """The trials that ran, with their measurements; the evidence; and the simplest of the fastest (or of least cost).
+
+        leave_seconds: of the budget that must remain for another block to start.
+        """
+        known = dict(trials)
+        simplest = sorted(known, key=lambda key: self._simplicity(known[key]))
+        if not self.tryout.races:
+            known = {t.id: t for t in self.tryout.time(list(known.values()), label)}
+            least = min(self.tryout.cost(t) for t in known.values())
+            return known, None, next(k for k in simplest if k in known and self.tryout.cost(known[k]) <= 1.01 * least)
+
+        def block(keys: Sequence[str], number: int) -> Race:
+            race = self.tryout.race([known[k] for k in keys], replace(_BLOCK, seed=number), label)
+            for key in keys:
+                if key in race.latency:
+                    known[key] = self.tryout.sized(known[key].measured(race.latency[key]))
+                else:
+                    del known[key]
+            return race
+
+        result, evidence = racing.run(simplest, block, _RULES, may_go_on=lambda: self.study.left > leave_seconds)
+        blocks = len(evidence.blocks)
+        certainty = "surely" if result.sure else "as far as can be told"
+        self.study.learn(
+            f"after {blocks} sets of processes, {known[result.winner].text} is {certainty} within {_RULES.zone:.0%} of the fastest."
+        )
+        return known, evidence, result.winner
+
+    def _simplicity(self, trial: Trial) -> tuple[bool, int, int, str]:
+        """The fixed order of equals: who is likely to pass, then the fewest steps and knobs."""
+        return (
+            self.tryout.rightness.get(trial.id, 1.0) < LIKELY, len(trial.candidate.lineage), len(trial.runtime.options()), trial.text,
+        )  # fmt: skip
+
     def _applies(self, technique: Technique, candidate: Candidate) -> bool:
         return (
             technique.floor is candidate.floor
@@ -180,181 +326,19 @@ class Explorer:
         )
 
     def _build(self, technique: Technique, candidate: Candidate) -> Candidate | None:
-        self.study.decide(technique.step().text, _why(technique, self.profile))
+        if technique.lossless:
+            self.study.decide(technique.step().text, "changes nothing but time")
         try:
             return self.shop.apply(technique, candidate)
+        except DiskFull:
+            raise
         except HastenError as error:
             if technique.floor is Floor.MODULE:
                 raise  # a model that cannot leave its floor is the user's to know, at once
             self.study.learn(f"failed: {error}")
             failed = candidate.then(technique.step(), candidate.path, adds=technique.adds, lossless=technique.lossless)
-            runtime = right_runtime(Floor.GRAPH)
-            self.study.keep(Trial(candidate=failed, runtime=runtime, fate=Fate.FAILED, reason=str(error)))
+            self.study.keep(Trial(candidate=failed, runtime=right_runtime(Floor.GRAPH), fate=Fate.FAILED, reason=str(error)))
             return None
-
-    def _has_parity(self, trial: Trial) -> bool:
-        self.study.decide(trial.text, "does it compute what the original computes?")
-        try:
-            verdict = self.judge.parity(trial)
-        except HastenError as error:
-            self._failed(trial, str(error))
-            return False
-        if verdict.outcome != "passed":
-            self._failed(trial.with_(verdict=verdict), f"not lossless after all: {verdict.reason}")
-        return verdict.outcome == "passed"
-
-    def _failed(self, trial: Trial, reason: str) -> None:
-        self.study.keep(trial.with_(fate=Fate.FAILED, reason=reason))
-        self.study.learn(f"failed: {reason}")
-
-    def _try(self, technique: Technique, base: Candidate) -> bool:
-        """One variant on every runtime. Whether something of it beats the reference and seems right."""
-        if not self._applies(technique, base) or (candidate := self._build(technique, base)) is None:
-            return False
-        trials = []
-        for kind in self.space.runtimes:
-            runtime = self._knobs.get(kind, kind())
-            if kind.floor is candidate.floor and runtime.fits(candidate, self.shop.target) is None:
-                trials.append(Trial(candidate=candidate, runtime=runtime))
-        return self._judge(trials)
-
-    def _judge(self, trials: Sequence[Trial]) -> bool:
-        """Sane, then faster, then right. Whether one of them is all three, or may be."""
-        sane = [t for t in trials if t.id not in self.study.trials and self._is_sane(t)]
-        if not sane:
-            return False
-        timed = [t for t in self._time([*sane, self.reference], "technique") if t.id != self.reference.id]
-        promising = False
-        for trial in sorted(self._look_longer(timed), key=self.rank):
-            if not self._beats(trial):
-                how = f"{trial.speedup.value:.2f}x" if trial.speedup else self._cost_text(trial)
-                self.study.keep(trial.with_(fate=Fate.LOST, reason=f"not better than the reference: {how}"))
-                self.study.learn(f"{trial.runtime.name}: {how} of the reference, so its quality was not looked at.")
-                continue
-            promising |= self._sample_quality(trial)
-        return promising
-
-    def _look_longer(self, timed: Sequence[Trial]) -> list[Trial]:
-        """The trials, those that a quick race could not tell from the reference timed again for longer."""
-        unclear = [t for t in timed if t.speedup is not None and t.speedup.low <= 1 < t.speedup.high and t.speedup.value > 0.95]
-        if not unclear or self.profile.objective in ("size", "memory"):
-            return list(timed)
-        again = {t.id: t for t in self._time([*unclear, self.reference], "longer", _LONGER)}
-        return [again.get(t.id, t) for t in timed]
-
-    def _is_sane(self, trial: Trial) -> bool:
-        try:
-            problem = self.judge.sane(trial)
-        except HastenError as error:
-            problem = str(error)
-        if problem:
-            self._failed(trial, problem)
-        return problem is None
-
-    def _sample_quality(self, trial: Trial) -> bool:
-        try:
-            judged = self.judge.sample(trial)
-        except HastenError as error:
-            self._failed(trial, str(error))
-            return False
-        gain = f"{trial.speedup.value:.2f}x" if trial.speedup else self._cost_text(trial)
-        lost = f"{judged.drop.value:.2f} points ({judged.drop.low:.2f} to {judged.drop.high:.2f}) on {judged.num_samples} samples"
-        trial = trial.with_(drop=judged.drop)
-        if judged.state == "out":
-            self.study.keep(trial.with_(fate=Fate.LOST, reason=f"{gain}, but it loses {lost}, more than the {self.judge.limit:g} allowed"))
-            self.study.learn(f"{trial.runtime.name}: {gain}, but loses {lost}: out.")
-            return False
-        trial = self.study.keep(trial.with_(fate=Fate.PROMISING, reason=f"{gain}, loses {lost}"))
-        self.contenders[trial.id] = trial
-        self.study.learn(f"{trial.runtime.name}: {gain}, loses {lost}: {'in' if judged.state == 'in' else 'not sure yet'}.")
-        if self.rank(trial) <= min(self.rank(t) for t in self.contenders.values()):
-            self.study.observer.best(f"{trial.text}: {gain} over lossless, {lost} lost, not yet certified")
-        return judged.state == "in"
-
-    def _polish(self, reserve_seconds: float) -> None:
-        """The other knobs of what beats the reference: int8 kernels may like other threads than float ones."""
-        for trial in sorted(self.contenders.values(), key=self.rank)[:2]:
-            if self.study.left < reserve_seconds + 4 * self.seconds_per_entrant:
-                return
-            others = [r for r in type(trial.runtime).space(self.profile) if r != trial.runtime]
-            if others:
-                self.study.decide(f"other knobs of {trial.text}", "what suits float32 need not suit it")
-                self._judge([trial.with_(runtime=r, measurements=(), fate=Fate.LOST, drop=None) for r in others])
-
-    def _affordable(self, technique: Technique, reserve_seconds: float) -> bool:
-        need = technique.expects(self.profile).seconds + reserve_seconds + 3 * self.seconds_per_entrant
-        if self.study.left > need:
-            return True
-        self.study.decide("stop", f"{technique.step().text} and the finish would need about {need:.0f} s")
-        self.study.learn(f"{max(0, self.study.left):.0f} s of the budget are left: what is known must do.")
-        return False
-
-    def _beats(self, trial: Trial) -> bool:
-        if self.profile.objective in ("latency", "throughput"):
-            # What is not surely slower may go on: the final race, not this one, is what the answer must win.
-            return trial.speedup is not None and trial.speedup.high > 1 and trial.speedup.value > _WORTH_JUDGING
-        return self.cost(trial) < 0.98 * self.cost(self.reference)
-
-    def _fastest(self, raced: Sequence[Trial]) -> Trial:
-        """The trial of least cost. Of those that are as good within the noise and 3 %, the one with the fewest steps and knobs,
-        so that a repeated search names the same one."""
-        best = min(raced, key=self.cost)
-
-        def tied(trial: Trial) -> bool:
-            ratio = speedup(best, trial)
-            return self.cost(trial) <= 1.03 * self.cost(best) and (ratio is None or ratio.high >= 1)
-
-        return min((t for t in raced if tied(t)), key=lambda t: (len(t.candidate.lineage), len(t.runtime.options()), t.text))
-
-    def _time(self, trials: Sequence[Trial], label: str, plan: Plan = _QUICK) -> list[Trial]:
-        """The trials with what the objective needs measured, against the reference where it takes part."""
-        self.study.decide(f"timing {len(trials)} programs", "interleaved, so that a slow minute hits all alike")
-        batch = self.timed_batch
-        began = self.study.elapsed
-        needed = {self.start.id, self.reference.id}
-        result, failed = self.shop.race_survivors(trials, plan, needed=needed, batch_size=batch, label=label)
-        for trial in trials:
-            if trial.id in failed:
-                self._failed(trial, failed[trial.id])
-        trials = [t for t in trials if t.id not in failed]
-        if plan is _QUICK:
-            self.seconds_per_entrant = max(self.seconds_per_entrant, (self.study.elapsed - began) / len(trials))
-        base = result.latency.get(self.reference.id)
-        timed = []
-        for trial in trials:
-            known = trial.measured(result.latency[trial.id], self._size(trial))
-            if base is not None:
-                known = known.with_(speedup=speedup(self.reference.measured(base), known))
-            if self.profile.objective == "memory":
-                known = known.measured(self.shop.memory(trial))
-            timed.append(known)
-        return timed
-
-    @property
-    def timed_batch(self) -> int:
-        """Samples a call at which programs race: the target's, or more where throughput is the aim."""
-        if self.profile.objective == "throughput" and self.shop.workload.original.signature.batch is None:
-            return max(_THROUGHPUT_BATCH, self.shop.target.batch_size)
-        return self.shop.target.batch_size
-
-    def _size(self, trial: Trial) -> Measurement:
-        size = self.shop.compile(trial.runtime, trial.candidate).size_bytes
-        return Measurement(metric="size", unit="B", samples=(float(size),), method={"how": "bytes of the program's files"})
-
-    def _learn_knobs(self, raced: Sequence[Trial]) -> None:
-        """The knobs that suited each runtime best: the first guess for what comes next."""
-        for trial in sorted(raced, key=self.cost, reverse=True):
-            self._knobs[type(trial.runtime)] = trial.runtime
-
-    def _cost_text(self, trial: Trial) -> str:
-        cost = self.cost(trial)
-        return format_seconds(cost) if self.profile.objective in ("latency", "throughput") else f"{cost / 1e6:.2f} MB"
-
-
-def speedup(over: Trial, trial: Trial) -> Interval | None:
-    """How many times faster a trial is than another one, from the race that both ran in last."""
-    base, ours = over.latest("latency"), trial.latest("latency")
-    return ratio_interval(base.round_medians(), ours.round_medians()) if base is not None and ours is not None else None
 
 
 def _named(space: Space, name: str) -> type[Technique] | None:
@@ -364,10 +348,3 @@ def _named(space: Space, name: str) -> type[Technique] | None:
 def _refusal(kind: type[Technique], profile: Profile) -> str | None:
     first = next(kind.space(profile), None)
     return "no variant of it fits this model" if first is None else first.fits(None, profile)
-
-
-def _why(technique: Technique, profile: Profile) -> str:
-    if technique.lossless:
-        return "changes nothing but time"
-    forecast = technique.expects(profile)
-    return f"promises about {forecast.speedup:.1f}x over lossless for {forecast.seconds:.0f} s of building"

@@ -95,16 +95,24 @@ class Judge:
     def sample(self, trial: Trial) -> Judged:
         """Sequential quality on `select`: stops when the trial is surely in or surely out. Raises HastenError."""
         test = Sequential(metric=self.metric, limit=self.limit, num_samples=self.num_samples("select"), seed=self.shop.seed)
-        for reference, candidate in self._growing(trial, "select", looks(self.num_samples("select"))):
+        for reference, candidate in self.growing(trial, "select", looks(self.num_samples("select"))):
             look = test.look(reference, candidate)
             if look.decision != "go on":
                 break
         return Judged(state=look.decision, drop=look.drop_in, num_samples=look.num_samples)
 
+    def is_likely(self, drop: Interval) -> bool:
+        """Whether a drop that was seen on `select` would pass on `certify`, if it stays what it is.
+
+        The half-width that certify will have follows from the number of samples; both share their error rate, so the levels are alike.
+        """
+        half = (drop.high - drop.value) * (drop.n / self.num_samples("certify")) ** 0.5
+        return bool(drop.value + half <= self.limit)
+
     def rows(self, trial: Trial, split: SplitName) -> tuple[np.ndarray, np.ndarray]:
         """Per-sample outcomes of the original and of the trial over the whole split, paired."""
         pair: tuple[np.ndarray, np.ndarray] | None = None
-        for pair in self._growing(trial, split, _pieces(self.num_samples(split))):
+        for pair in self.growing(trial, split, _pieces(self.num_samples(split))):
             self.shop.study.observer.trying(f"quality on {split}", "", len(pair[0]) / self.num_samples(split))
         if pair is None:
             raise HastenError(f"split {split}", "must not be empty")
@@ -127,7 +135,8 @@ class Judge:
         """What the trial gives for the first `count` samples of the select split, all outputs."""
         return self._outputs(trial, "select", 0, count)
 
-    def _growing(self, trial: Trial, split: SplitName, stops: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def growing(self, trial: Trial, split: SplitName, stops: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Paired outcomes of the original and of the trial over the first samples of the split, up to each of `stops`."""
         labels, name = self.shop.workload.splits[split].labels, self.shop.workload.output
         reference: list[np.ndarray] = []
         candidate: list[np.ndarray] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from ..bundle.write import check_place
 from ..core.callables import one_line, resolve
-from ..core.errors import DataError, JobError
+from ..core.errors import DataError, JobError, NotPossibleHere
 from ..core.job import Job
 from ..core.machine import this_machine
 from ..core.preprocess import ImagePreprocess, open_picture
@@ -21,8 +20,11 @@ from ..core.seams import Loader, Profile, Reader, Target
 from ..core.signature import TensorSpec
 from ..core.store import Store
 from ..core.workload import Workload
+from ..measure import errands
+from ..measure.energy import Source, find_source
 from ..measure.quality import Metric, default_metric, get_metric
 from ..measure.worker import State, Worker
+from .crew import Crew
 from .space import make_space
 from .workshop import keep_original, preprocessed
 
@@ -40,10 +42,21 @@ def check_request(job: Job, target: Target, out: Path | None) -> None:
         check_place(out)
 
 
+def energy_source(job: Job, target: Target, crew: Crew | None = None) -> Source:
+    """How the energy of a call is known where `crew` times (None: here). Raises NotPossibleHere where the job wants it
+    minimised or limited and it is unknown, WorkerError."""
+    about = (target.device, job.target.watts_per_core)
+    source = find_source(*about) if crew is None else crew.on_target(errands.find_energy, *about)
+    wish = "search.objective" if job.search.objective == "energy" else "limits.energy_mj" if job.limits.energy_mj is not None else None
+    if wish is not None and source.label == "unknown":
+        hint = "For an estimate set target.watts_per_core to the watts that one busy core draws"
+        raise NotPossibleHere(wish, f"needs the energy of a call, which is unknown here: {source.how}", hint=hint)
+    return source
+
+
 def open_workload(job: Job, store: Store) -> Workload:
     """The workload of a job. Raises JobError, DataError, ModelError, ExportError, MissingExtra."""
-    with tempfile.TemporaryDirectory(dir=store.root / "tmp") as scratch:
-        folder = Path(scratch)
+    with store.scratch() as folder:
         if job.model.module is not None or job.data.content is not None:
             workload = _open({}, job, folder)  # objects of the caller's process stay in it
         else:

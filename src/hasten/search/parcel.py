@@ -20,6 +20,13 @@ from ..core.store import Store
 from ..measure.errands import Station
 from ..measure.worker import foreign
 
+_KERNEL = Path("/sys")  # such files (of counters of energy) are named alike everywhere, and stay where they are
+
+
+def not_yet(store: Store) -> Path:
+    """Stands for the folder of a step that is not under way yet."""
+    return store.root / "tmp" / "ahead" / "step"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parcel:
@@ -93,16 +100,16 @@ class _Packer(pickle.Pickler):
 
     def persistent_id(self, item: Any) -> tuple[str, ...] | None:
         """How a path is written; None for all else, which is pickled."""
-        if not isinstance(item, Path):
+        if not isinstance(item, Path) or item.is_relative_to(_KERNEL):
             return None
         if not item.is_relative_to(self._store.root):
             raise WorkerError("errand", f"cannot take {item} to another machine, since it is not in the store", cause="error")
-        room, first, *rest = item.relative_to(self._store.root).parts
-        if room == "tmp":
-            self.writes = self._store.root / room / first
+        room, outer, inner, *rest = item.relative_to(self._store.root).parts
+        if room == "tmp":  # of one process, of one step
+            self.writes = self._store.root / room / outer / inner
             return ("writes", *rest)
-        self.needs.add(rest[0])
-        return ("reads", room, first, *rest)
+        self.needs.add(inner)
+        return ("reads", room, outer, inner, *rest)
 
 
 class _Unpacker(pickle.Unpickler):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..core.candidate import Floor
@@ -62,21 +61,6 @@ def make_space(job: Job, target: Target, profile: Profile) -> Space:
             hint="See `hasten list runtimes`",
         )  # fmt: skip
     return Space(techniques=tuple(techniques), runtimes=tuple(runtimes), lines=tuple(lines))
-
-
-def rounds_of_variants(techniques: Sequence[type[Technique]], profile: Profile) -> list[Technique]:
-    """Every variant that may be tried: first the first of each technique, best promise per second first, then the second..."""
-    queues = [[v for v in kind.space(profile) if v.fits(None, profile) is None] for kind in techniques]
-    ordered: list[Technique] = []
-    for depth in range(max((len(q) for q in queues), default=0)):
-        layer = [q[depth] for q in queues if depth < len(q)]
-        ordered += sorted(layer, key=lambda v: -_promise(v, profile))
-    return ordered
-
-
-def _promise(technique: Technique, profile: Profile) -> float:
-    forecast = technique.expects(profile)
-    return (forecast.speedup - 1) / max(forecast.seconds, 1.0)
 
 
 def _runtimes(names: tuple[str, ...] | None) -> list[type[Runtime]]:

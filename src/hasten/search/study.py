@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,34 +14,45 @@ from .observer import Observer
 
 
 @dataclass
-class _Decision:
+class Decision:
+    """What was done, when (seconds of the budget) and why; forecast and outcome of steps that were chosen by what they promise."""
+
     seconds: float
     what: str
     why: str
     learnt: str = ""
+    forecast: Mapping[str, float] | None = None
+    outcome: Mapping[str, float | None] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"seconds": round(self.seconds, 3), "what": self.what, "why": self.why, "learnt": self.learnt}
+        told = {"forecast": self.forecast, "outcome": self.outcome} if self.forecast is not None else {}
+        return {"seconds": round(self.seconds, 3), "what": self.what, "why": self.why, "learnt": self.learnt, **told}
 
 
 class Study:
-    """Grows while the search runs. budget_seconds: what the user allowed."""
+    """Grows while the search runs. budget_seconds: what the user allowed.
+
+    Steps that the store held already count with the seconds that they took (`credit`): a search means the same whether it runs in one
+    go, goes on after a kill, or is repeated, and its budget is spent on the same steps.
+    """
 
     def __init__(self, budget_seconds: float, observer: Observer) -> None:
         self.budget_seconds = budget_seconds
         self.observer = observer
         self.trials: dict[str, Trial] = {}
-        self.decisions: list[_Decision] = []
+        self.decisions: list[Decision] = []
+        self.credited = 0.0
         self.account: dict[str, float] = {}
         self.busiest = 0.0
         self._began = time.perf_counter()
+        self.started = datetime.datetime.now(datetime.UTC)
         self._open: list[str] = []
         self._mark = self._began
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the search began."""
-        return time.perf_counter() - self._began
+        """Seconds that the search has used, those of steps from the store included."""
+        return time.perf_counter() - self._began + self.credited
 
     @property
     def left(self) -> float:
@@ -58,18 +70,24 @@ class Study:
             self._book()
             self._open.pop()
 
+    def credit(self, seconds: float) -> None:
+        """A step came from the store: its seconds are spent."""
+        self.credited += seconds
+
     def closed_account(self) -> dict[str, float]:
-        """Seconds by purpose; `other` is all that no purpose claimed. They add up to the elapsed time."""
+        """Seconds of this process by purpose; `other` is all that no purpose claimed."""
         self._book()
         return {name: round(seconds, 3) for name, seconds in sorted(self.account.items(), key=lambda item: -item[1])}
 
     def stage(self, name: str, why: str) -> None:
         self.observer.stage(name, why)
 
-    def decide(self, what: str, why: str) -> None:
+    def decide(self, what: str, why: str, forecast: Mapping[str, float] | None = None) -> Decision:
         """Note what is tried now and why."""
-        self.decisions.append(_Decision(self.elapsed, what, why))
+        decision = Decision(self.elapsed, what, why, forecast=forecast)
+        self.decisions.append(decision)
         self.observer.trying(what, why)
+        return decision
 
     def learn(self, sentence: str) -> None:
         """Note what the last decision taught."""

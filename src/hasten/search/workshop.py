@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..core.candidate import Candidate
+from ..core.candidate import Candidate, Floor
 from ..core.digest import digest_json, digest_path
 from ..core.errors import DataError, HastenError
+from ..core.machine import versions
 from ..core.measurement import Measurement
 from ..core.preprocess import ImagePreprocess
 from ..core.samples import Samples, SplitName
-from ..core.seams import Context, Runtime, Target, Technique
+from ..core.seams import Context, OperatorTime, Runtime, Target, Technique
 from ..core.store import Record, Store
 from ..core.trial import Trial
 from ..core.workload import Workload
-from ..measure import errands
+from ..measure import energy, errands
+from ..measure.ceilings import Ceilings
 from ..measure.latency import Entrant, Plan, Race
+from ..measure.sensitivity import Part
 from .crew import Crew, Local
+from .parcel import not_yet
 from .study import Study
 
 _CHUNK = 256  # samples preprocessed at a time
+_PROFILED_CALLS = 30  # per operator; their order of size matters, not their third digit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +45,20 @@ class Built:
 class Workshop:
     """Does the work of a search. Every method is free when its step was done before.
 
-    crew: who does it. Default: this process's own children.
+    crew: who does it (default: this process's own children); energy: how joules are known on the machine that times.
     """
 
-    def __init__(self, store: Store, study: Study, workload: Workload, target: Target, seed: int, crew: Crew | None = None) -> None:
+    def __init__(
+        self, store: Store, study: Study, workload: Workload, target: Target, seed: int, crew: Crew | None = None, *,
+        energy: energy.Source = energy.UNKNOWN,
+    ) -> None:  # fmt: skip
+        self.energy = energy
         self.store, self.study, self.workload, self.target, self.seed = store, study, workload, target, seed
         self.crew = crew or Local(store)
         self.machine = self.crew.machine
         self._ahead: dict[str, tuple[Technique, Candidate]] = {}
+        self.worked_seconds = 0.0  # what the steps of this search took, whenever they were done
+        self._booked: set[str] = set()
 
     def tensors(self, split: SplitName) -> dict[str, Path]:
         """A split as the model sees it: one .npy [N, ...] for each input."""
@@ -59,7 +70,7 @@ class Workshop:
             "inputs": signature.to_json()["inputs"],
         }
         with self.study.spending("data"):
-            record = self.store.step("tensors", identity, lambda folder: self._write_tensors(self.workload.splits[split], folder))
+            record = self._step("tensors", identity, lambda folder: self._write_tensors(self.workload.splits[split], folder))
         return {spec.name: record.folder / f"{number}.npy" for number, spec in enumerate(signature.inputs)}
 
     def apply(self, technique: Technique, candidate: Candidate) -> Candidate:
@@ -71,7 +82,7 @@ class Workshop:
             return self.crew.build(key, errands.build, self._build_seconds, technique, candidate, self._context(technique, folder))
 
         with self.study.spending("export" if technique.floor == "module" else "build"):
-            record = self.store.step("candidate", identity, work)
+            record = self._step("candidate", identity, work)
         return Candidate.from_json(record.value, record.folder / record.value["path"])
 
     def prefetch(self, pairs: Sequence[tuple[Technique, Candidate]]) -> None:
@@ -79,18 +90,18 @@ class Workshop:
         if not self.crew.builds_ahead:
             return
         for key in self.crew.arrived():  # into the store, so that nothing that is finished can be lost
-            with contextlib.suppress(HastenError):  # the store has its failure
-                self.apply(*self._ahead.pop(key))
-        nowhere = self.store.root / "tmp" / "ahead"  # stands for the folder that the step will have
+            if pair := self._ahead.pop(key, None):
+                with contextlib.suppress(HastenError):  # the store has its failure
+                    self.apply(*pair)
         for technique, candidate in pairs:
             key = self.store.key("candidate", self._candidate_identity(technique, candidate))
             if not self.store.has(key):
                 self._ahead[key] = (technique, candidate)
-                self.crew.ahead(key, errands.build, self._build_seconds, technique, candidate, self._context(technique, nowhere))
+                context = self._context(technique, not_yet(self.store))
+                self.crew.ahead(key, errands.build, self._build_seconds, technique, candidate, context)
 
     def count(self, candidate: Candidate) -> dict[str, Any]:
         """Operations of one call, parameters and operators of a graph: `flops`, `parameters`, `operators`, `problem`."""
-
         identity = {"candidate": candidate.id, "batch": self.target.batch_size}
         key = self.store.key("count", identity)
 
@@ -98,14 +109,14 @@ class Workshop:
             return self.crew.build(key, errands.count, candidate.path, self.target.batch_size)
 
         with self.study.spending("count"):
-            value: dict[str, Any] = self.store.step("count", identity, work).value
+            value: dict[str, Any] = self._step("count", identity, work).value
         return value
 
     def compile(self, runtime: Runtime, candidate: Candidate) -> Built:
         """The candidate as a program. Raises HastenError."""
         identity = {"program": self._program_id(runtime, candidate), "machine": self.machine.id}
         with self.study.spending("compile"):
-            record = self.store.step("program", identity, lambda folder: self._compile(runtime, candidate, folder))
+            record = self._step("program", identity, lambda folder: self._compile(runtime, candidate, folder))
         return Built(folder=record.folder / "program", size_bytes=record.value["size_bytes"])
 
     def race(self, trials: Sequence[Trial], plan: Plan, *, batch_size: int | None = None, twin_of: Trial | None = None, label: str) -> Race:
@@ -116,14 +127,17 @@ class Workshop:
         identity = {
             "programs": [[key, self._program_id(t.runtime, t.candidate)] for key, t in taking_part],
             "plan": plan.__dict__, "batch": batch, "machine": self.machine.id, "data": self.workload.splits.digest, "label": label,
+            **({"meter": self.energy.how} if self.energy.meter else {}),
         }  # fmt: skip
 
         def work(folder: Path) -> dict[str, Any]:
-            return self.crew.on_target(errands.race, entrants, plan)
+            return self.crew.on_target(errands.race, entrants, plan, self.energy.meter)
 
         with self.study.spending("timing"):
-            result = Race.from_json(self.store.step("race", identity, work).value)
+            result = Race.from_json(self._step("race", identity, work).value)
         self.study.busiest = max(self.study.busiest, result.others_busy or 0.0)
+        if self.energy.label == "estimated":  # from what was timed, so that other watts need no other race
+            result = replace(result, energy={key: energy.estimated(m, self.energy) for key, m in result.latency.items()})
         return result
 
     def race_survivors(
@@ -142,6 +156,30 @@ class Workshop:
                     raise
                 failed[guilty] = str(error)
 
+    def parts(self, candidate: Candidate, *, reduce_range: bool) -> list[Part]:
+        """What 8-bit numbers do to the outputs of a graph, part by part. Raises NotPossibleHere where it has no parts."""
+        identity = {"candidate": candidate.id, "calibration": self.workload.splits.digest, "reduce_range": reduce_range,
+                    "versions": versions("onnxruntime")}  # fmt: skip
+
+        def work(folder: Path) -> list[dict[str, Any]]:
+            tensors, batch = self.tensors("calibrate"), candidate.signature.batch or 1
+            return self.crew.on_target(errands.parts, candidate.path, tensors, self.target.threads, batch=batch, reduce_range=reduce_range)
+
+        with self.study.spending("build"):
+            return [Part.from_json(value) for value in self._step("parts", identity, work).value]
+
+    def layer_kinds(self, graph: Candidate) -> dict[str, str]:
+        """Node name -> kind of layer, as `ceilings` names kinds."""
+        identity = {"candidate": graph.id}
+        key = self.store.key("layers", identity)
+
+        def work(folder: Path) -> dict[str, str]:
+            return self.crew.build(key, errands.layers, graph.path)
+
+        with self.study.spending("profile"):
+            kinds: dict[str, str] = self._step("layers", identity, work).value
+        return kinds
+
     def memory(self, trial: Trial) -> Measurement:
         """Peak memory of a process that only loads and runs the program, less the same process before it."""
         built = self.compile(trial.runtime, trial.candidate)
@@ -156,7 +194,7 @@ class Workshop:
             return self.crew.on_target(errands.memory, trial.runtime, built.folder, self.target, tensors, self.target.batch_size)
 
         with self.study.spending("memory"):
-            peak = self.store.step("peak-memory", identity, work).value
+            peak = self._step("peak-memory", identity, work).value
         return Measurement(
             metric="peak_memory", unit="B", samples=(float(max(0, peak["after"] - peak["before"])),),
             method={"how": "peak resident bytes of a fresh process after 10 calls, less its peak before it loaded the program",
@@ -164,9 +202,39 @@ class Workshop:
             where=peak["where"],
         )  # fmt: skip
 
+    def operator_times(self, trial: Trial) -> tuple[OperatorTime, ...] | None:
+        """Where the time of one call at the target's batch size goes; None where the runtime does not tell. Raises HastenError."""
+        built = self.compile(trial.runtime, trial.candidate)
+        tensors = self.tensors("select")
+        identity = {
+            "program": self._program_id(trial.runtime, trial.candidate), "machine": self.machine.id,
+            "batch": self.target.batch_size, "calls": _PROFILED_CALLS,
+        }  # fmt: skip
+
+        def work(folder: Path) -> Any:
+            return self.crew.on_target(errands.operator_times, trial.runtime, built.folder, self.target, tensors, _PROFILED_CALLS)
+
+        with self.study.spending("profile"):
+            rows = self._step("operators", identity, work).value
+        return None if rows is None else tuple(OperatorTime(**{**row, "nodes": tuple(row["nodes"])}) for row in rows)
+
+    def ceilings(self, runtimes: Sequence[Runtime]) -> Ceilings:
+        """What this machine can do at most with the target's threads, and what int8 is worth in each of `runtimes`."""
+        with self.study.spending("profile"):
+            return kept_ceilings(self.crew, runtimes, self.target, step=self._step)
+
     def evaluator(self, trial: Trial, split: SplitName, batch_size: int) -> Evaluator:
         """Runs the trial's program over a split, piece by piece, `batch_size` samples a call (a fixed batch wins)."""
         return Evaluator(self, trial, split, batch_size)
+
+    def _step(self, kind: str, identity: Mapping[str, Any], work: Callable[[Path], Any]) -> Record:
+        """A step of the store; what it took is booked, also where it was done before."""
+        record = self.store.step(kind, identity, work)
+        if record.key not in self._booked:
+            self._booked.add(record.key)
+            self.worked_seconds += record.seconds
+            self.study.credit(0.0 if record.fresh else max(0.0, record.seconds - record.waited_seconds))
+        return record
 
     def _candidate_identity(self, technique: Technique, candidate: Candidate) -> dict[str, Any]:
         identity = {"candidate": candidate.id, "step": technique.step().to_json(), "code": _code(technique), "seed": self.seed}
@@ -243,7 +311,7 @@ class Evaluator:
             "preprocess": shop.workload.preprocess.model_dump() if shop.workload.preprocess else None,
         }  # fmt: skip
         with shop.study.spending("quality"):
-            record = shop.store.step("outputs", identity, lambda folder: self._run(start_at, stop, folder))
+            record = shop._step("outputs", identity, lambda folder: self._run(start_at, stop, folder))
         self.seconds_per_sample = record.value["seconds"] / (stop - start_at)
         names = (record.folder / "names.txt").read_text().split("\n")
         return {name: np.load(record.folder / f"{number}.npy") for number, name in enumerate(names)}
@@ -265,6 +333,19 @@ def preprocessed(preprocess: ImagePreprocess, pictures: Sequence[Any], samples: 
                 place = number if samples.places is None else samples.places[number]
                 raise DataError(f"data, sample {place} (the first is 0)", str(error).rstrip(".")) from None
         raise
+
+
+def kept_ceilings(crew: Crew, runtimes: Sequence[Runtime], target: Target, *, step: Callable[..., Record]) -> Ceilings:
+    """What the machine that times can do at most, and what int8 is worth in those of `runtimes` that run graphs; measured once.
+
+    step: does and keeps the work (`Store.step`).
+    """
+    fitting = [r for r in runtimes if r.floor is Floor.GRAPH and r.fits(None, target) is None]
+    identity = {
+        "runtimes": [[r.step().to_json(), _code(r)] for r in fitting], "machine": crew.machine.id, "threads": target.threads,
+        "code": digest_path(Path(inspect.getfile(Ceilings))),
+    }  # fmt: skip
+    return Ceilings.from_json(step("ceilings", identity, lambda folder: crew.on_target(errands.ceilings, fitting, target)).value)
 
 
 def keep_original(store: Store, candidate: Candidate) -> Candidate:

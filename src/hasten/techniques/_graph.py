@@ -18,6 +18,11 @@ from ..core.need import need
 from ..core.seams import Context
 
 _FILE = "model.onnx"
+INT8_OPERATORS = frozenset(
+    {"Conv", "ConvTranspose", "MatMul", "Gemm", "Add", "Mul", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool"}
+)
+"""What static quantisation computes in 8 bits, where it takes every operator that it can."""
+
 _INLINE_BYTES = 1_800_000_000  # protobuf ends at 2 GiB
 
 

@@ -42,7 +42,9 @@ class DynamicInt8(Technique):
         return None
 
     def expects(self, profile: Profile) -> Forecast:
-        return Forecast(speedup=1.6 if "vnni" in profile.facts else 1.3, seconds=5.0)
+        return Forecast(
+            speedup=1.6 if "vnni" in profile.facts else 1.3, seconds=5.0, int8_operators=frozenset({"MatMul", "Gemm"}), smaller=2.0
+        )  # fmt: skip
 
     def apply(self, candidate: Candidate, context: Context) -> Candidate:
         quantization = need("onnxruntime.quantization", why="to quantise")

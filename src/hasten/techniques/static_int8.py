@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar, Self
 
@@ -11,7 +11,7 @@ from ..core.candidate import Candidate
 from ..core.errors import NotPossibleHere
 from ..core.need import missing, need
 from ..core.seams import Context, Forecast, Profile, Technique, option
-from ._graph import calibration_samples, is_transformer, quietly, read_graph, read_graph_to_quantize, write_graph
+from ._graph import INT8_OPERATORS, calibration_samples, is_transformer, quietly, read_graph, read_graph_to_quantize, write_graph
 
 _METHODS = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
 _CHUNK = 10  # samples whose activations are held at once
@@ -44,8 +44,11 @@ class StaticInt8(Technique):
         "Weights in 7 bits. Right on x86 without VNNI, where two full-range products overflow 16 bits and saturate; "
         "elsewhere it loses accuracy for nothing.",
     )
-    ops: str = option("all", "Which operators: all that can be, or matmul (MatMul and Gemm only: what pays in transformers).")
+    ops: str = option(
+        "all", "Which operators: all that can be, or matmul (MatMul and Gemm only: what pays in transformers).", allowed=("all", "matmul")
+    )
     num_samples: int = option(300, "Samples of the calibrate split (at most 100 for percentile and entropy).", unit="samples", low=1)
+    skip: tuple[str, ...] = option((), "Nodes of the graph that stay in float: mixed precision, chosen by what each costs and gains.")
 
     @classmethod
     def space(cls, profile: Profile) -> Iterator[Self]:
@@ -66,7 +69,12 @@ class StaticInt8(Technique):
         if is_transformer(profile.operators):
             speedup = 1.15
         seconds = 5.0 + 0.05 * min(self.num_samples, profile.num_calibration or self.num_samples)
-        return Forecast(speedup=speedup, seconds=seconds if self.calibration == "minmax" else 3 * seconds)
+        operators = frozenset({"MatMul", "Gemm"}) if self.ops == "matmul" else INT8_OPERATORS
+        seconds = seconds if self.calibration == "minmax" else 3 * seconds
+        return Forecast(speedup=speedup, seconds=seconds, int8_operators=operators, smaller=3.5)
+
+    def skipping(self, nodes: tuple[str, ...]) -> Self | None:
+        return replace(self, skip=nodes)
 
     def apply(self, candidate: Candidate, context: Context) -> Candidate:
         quantization = need("onnxruntime.quantization", why="to quantise")
@@ -84,6 +92,7 @@ class StaticInt8(Technique):
                 reduce_range=self.reduce_range,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
+                nodes_to_exclude=list(self.skip) or None,
                 calibrate_method=getattr(quantization.CalibrationMethod, _METHODS[self.calibration]),
                 extra_options={"CalibStridedMinMax": reader.chunk},
             )

@@ -10,7 +10,7 @@ from ..core.candidate import Candidate
 from ..core.errors import NotPossibleHere
 from ..core.need import missing, need
 from ..core.seams import Context, Forecast, Profile, Technique, option
-from ._graph import calibration_samples, is_transformer, quietly, read_graph, write_graph
+from ._graph import INT8_OPERATORS, calibration_samples, is_transformer, quietly, read_graph, write_graph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +29,21 @@ class StaticInt8Nncf(Technique):
         "minmax",
         "How an activation's range is chosen: minmax (over all samples), or default (NNCF's own: each sample's extremes, averaged, "
         "which cuts off what is rare: a ResNet-20 kept 21 dB with it and 32 with minmax).",
+        allowed=("minmax", "default"),
     )
     bias_correction: bool = option(
         False,
         "Shift biases by the mean error of quantisation (fast variant). Of two networks tried, one gained 1 dB by it and one lost 7.",
         choices=(False, True),
     )
-    preset: str = option("performance", "performance (symmetric grids) or mixed (asymmetric activations where their values are).")
-    model_type: str = option("any", "any, or transformer (its patterns and SmoothQuant, arXiv:2211.10438).")
+    preset: str = option(
+        "performance", "performance (symmetric grids) or mixed (asymmetric activations where their values are).",
+        allowed=("performance", "mixed"),
+    )  # fmt: skip
+    model_type: str = option("any", "any, or transformer (its patterns and SmoothQuant, arXiv:2211.10438).", allowed=("any", "transformer"))
     reduce_range: bool = option(False, "Weights in 7 bits: what is right on x86 without VNNI (see the machine's checks).")
     num_samples: int = option(300, "Samples of the calibrate split.", unit="samples", low=1)
+    skip: tuple[str, ...] = option((), "Nodes of the graph that stay in float: mixed precision, chosen by what each costs and gains.")
 
     @classmethod
     def space(cls, profile: Profile) -> Iterator[Self]:
@@ -58,7 +63,10 @@ class StaticInt8Nncf(Technique):
 
     def expects(self, profile: Profile) -> Forecast:
         seconds = 10.0 + 0.1 * min(self.num_samples, profile.num_calibration or self.num_samples)
-        return Forecast(speedup=1.9 if "vnni" in profile.facts else 1.3, seconds=seconds)
+        return Forecast(speedup=1.9 if "vnni" in profile.facts else 1.3, seconds=seconds, int8_operators=INT8_OPERATORS, smaller=3.5)
+
+    def skipping(self, nodes: tuple[str, ...]) -> Self | None:
+        return replace(self, skip=nodes)
 
     def apply(self, candidate: Candidate, context: Context) -> Candidate:
         with quietly("technique static-int8-nncf"):
@@ -74,6 +82,7 @@ class StaticInt8Nncf(Technique):
                 preset=nncf.QuantizationPreset(self.preset),
                 model_type=nncf.ModelType.TRANSFORMER if self.model_type == "transformer" else None,
                 fast_bias_correction=True,
+                ignored_scope=nncf.IgnoredScope(names=list(self.skip)) if self.skip else None,
                 advanced_parameters=nncf.AdvancedQuantizationParameters(
                     overflow_fix=nncf.OverflowFix.ENABLE if self.reduce_range else nncf.OverflowFix.DISABLE,
                     disable_bias_correction=not self.bias_correction,

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ..core.candidate import Candidate, Floor
 from ..core.errors import HastenError
+from ..core.need import need
 from ..core.seams import Program, Runtime, Target
 from ._models import NAMES, ReferenceModel, reference_model
 from ._options import check_fits_imports_nothing, check_options
@@ -67,6 +69,16 @@ class RuntimeSuite:
         used = (time.process_time() - cpu) / (time.perf_counter() - wall)
         assert used < 0.25, "threads that spin after a call slow every neighbour, and whoever is timed next"
 
+    def test_operator_times_name_nodes_of_the_graph(self, kind: type[Runtime], model: ReferenceModel, tmp_path: Path) -> None:
+        _build(kind, model, tmp_path / "program").close()
+        operators = kind().operator_times(tmp_path / "program", _TARGET, _rows(model, 0, 1), 3)
+        if operators is None:
+            pytest.skip("it does not tell")
+        assert all(o.name and o.kind and o.seconds > 0 and o.start_seconds >= 0 for o in operators)
+        named = [node for o in operators for node in o.nodes]
+        assert len(named) == len(set(named)), "a node is computed once"
+        assert set(named) <= _node_names(model.on(kind.floor))
+
     def test_outputs_survive_the_next_run_and_inputs_stay(self, program: Program, model: ReferenceModel) -> None:
         first = _rows(model, 0, 1)
         given = {name: array.copy() for name, array in first.items()}
@@ -98,6 +110,12 @@ def _build(kind: type[Runtime], model: ReferenceModel, folder: Path, target: Tar
     folder.mkdir()
     runtime.compile(candidate, target, folder)
     return runtime.load(folder, target)
+
+
+def _node_names(candidate: Candidate) -> set[str]:
+    if candidate.floor is Floor.GRAPH:
+        return {node.name for node in need("onnx").load(str(candidate.path)).graph.node}
+    return {node.name for node in need("torch").export.load(candidate.path).graph.nodes}
 
 
 def _rows(model: ReferenceModel, start: int, stop: int) -> dict[str, np.ndarray]:

@@ -18,6 +18,7 @@ from ..core.job import Job
 from ..core.need import need
 from ..core.seams import Arrays, Loader
 from ..core.signature import Signature, TensorSpec
+from ..measure.naming import name_nodes
 
 _QUANTIZED = frozenset({"DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MatMulNBits"})
 _MAX_PROTOBUF_BYTES = 2_000_000_000  # beyond it, weights must lie beside the graph
@@ -72,6 +73,7 @@ def _read(source: str, path: Path) -> Any:
     except Exception as error:  # protobuf and the file system have no common base
         raise ModelError(source, f"must be an ONNX file ({one_line(error)})") from error
     _check_weights(source, model)
+    name_nodes(model)
     return model
 
 

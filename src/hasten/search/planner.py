@@ -1,0 +1,171 @@
+"""What to try next: the step that promises most per second, by forecasts that learn from what was tried.
+
+A step is one technique on one runtime, or other knobs for a program that did well. Its score is the expected improvement over the best
+program that is likely to pass, times the probability that its quality holds, divided by the seconds that finding out takes. Nothing is
+tried whose expected improvement is below `WORTH`: the search ends early rather than polishing noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from ..core.candidate import Candidate
+from ..core.seams import Profile, Runtime, Technique
+from .forecast import Effects, Physics, Promise, Surrogate, expected_improvement, share_right
+
+WORTH = 0.003
+"""Least expected improvement, in shares of the best time, for which a step is worth taking."""
+
+_TECHNIQUE, _PAIR, _RUNTIME, _VARIANT, _KNOB = 0.20, 0.15, 0.10, 0.04, 0.06  # scales of effects on a log speed-up
+_WIDTH = 1.645  # of a 90 % range, in standard deviations
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A program to try.
+
+    technique: applied to `candidate` first, or None where the candidate is there already; right: what is known beforehand of its chance to
+    keep quality (mixed precision: from a model of the noise); known_log_speedup: of the same candidate with other knobs, or as priced for
+    mixed precision; reason: of people's interest, beside the forecast.
+    """
+
+    candidate: Candidate
+    technique: Technique | None
+    runtime: Runtime
+    right: float | None = None
+    known_log_speedup: float | None = None
+    reason: str = ""
+
+    @property
+    def text(self) -> str:
+        steps = [] if self.technique is None else [self.technique.step().text]
+        return " > ".join([*self.candidate.recipe, *steps, self.runtime.step().text])
+
+    @property
+    def build_key(self) -> str:
+        """Names what must be built: equal for steps that share it."""
+        return f"{self.candidate.id} {self.technique.step().text if self.technique else ''}"
+
+    @property
+    def effects(self) -> Effects:
+        if self.technique is None:
+            return {f"knobs {self.runtime.step().text}": _KNOB}
+        name, runtime, variant = self.technique.name, self.runtime.name, self.technique.step().text
+        if self.known_log_speedup is not None:  # priced from a measured sibling: what was learnt of the technique is in it already
+            return {f"mixed on {runtime}": _KNOB, f"{variant} on {runtime}": _VARIANT}
+        return {
+            f"technique {name}": _TECHNIQUE, f"runtime {runtime}": _RUNTIME, f"{name} on {runtime}": _PAIR,
+            f"{variant} on {runtime}": _VARIANT,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a step ended. speedup: measured, None where it did not run; right: 1 keeps quality, 0 does not, between: unsure, None: not
+    looked at; build_seconds: 0 where it was built before; program_seconds: compiling, timing and judging."""
+
+    speedup: float | None
+    right: float | None
+    build_seconds: float
+    program_seconds: float
+
+
+@dataclass(kw_only=True)
+class Planner:
+    """Scores steps and learns from their outcomes. program_seconds: first guess of what compiling, timing and judging a program takes."""
+
+    physics: Physics
+    profile: Profile
+    program_seconds: float
+    _surrogate: Surrogate = field(default_factory=Surrogate)
+    _built: set[str] = field(default_factory=set)
+    _right: dict[str, list[float]] = field(default_factory=dict)  # by technique
+    _candidate_right: dict[str, float] = field(default_factory=dict)  # by build
+    _build_logs: list[float] = field(default_factory=list)
+    _program_times: list[float] = field(default_factory=list)
+
+    def promise(self, step: Step) -> Promise:
+        """The forecast of a step."""
+        mean, deviation = self._log_speedup(step)
+        return Promise(
+            speedup=math.exp(mean), low=math.exp(mean - _WIDTH * deviation), high=math.exp(mean + _WIDTH * deviation),
+            right=self._chance(step), seconds=self._seconds(step),
+        )  # fmt: skip
+
+    def best(self, steps: Iterable[Step], best_log_speedup: float, seconds_left: float) -> tuple[Step, Promise] | None:
+        """The step with the highest score of those that can be paid and are worth it, or None."""
+        first = next(iter(self.ranked(steps, best_log_speedup, seconds_left)), None)
+        return None if first is None else (first, self.promise(first))
+
+    def ranked(self, steps: Iterable[Step], best_log_speedup: float, seconds_left: float) -> list[Step]:
+        """The steps that can be paid and are worth it, highest score first."""
+        scored: list[tuple[float, Step]] = []
+        for step in steps:
+            seconds = self._seconds(step)
+            gain = self._chance(step) * expected_improvement(*self._log_speedup(step), best_log_speedup)
+            if gain >= WORTH and seconds <= seconds_left:
+                scored.append((gain / seconds, step))
+        return [step for _, step in sorted(scored, key=lambda pair: pair[0], reverse=True)]
+
+    def learn(self, step: Step, outcome: Outcome) -> None:
+        """What a step taught about the next ones."""
+        self._built.add(step.build_key)
+        if outcome.speedup is not None:
+            self._surrogate.learn(step.effects, math.log(outcome.speedup) - self._prior(step))
+        if step.technique is not None and outcome.right is not None:
+            self._right.setdefault(step.technique.name, []).append(outcome.right)
+            self._candidate_right[step.build_key] = outcome.right
+        if outcome.build_seconds > 0 and step.technique is not None:
+            self._build_logs.append(math.log(outcome.build_seconds / step.technique.expects(self.profile).seconds))
+        if outcome.speedup is not None:
+            self._program_times.append(outcome.program_seconds)
+
+    def _log_speedup(self, step: Step) -> tuple[float, float]:
+        mean, deviation = self._surrogate.predict(step.effects)
+        return self._prior(step) + mean, deviation
+
+    def _prior(self, step: Step) -> float:
+        if step.known_log_speedup is not None or step.technique is None:
+            return step.known_log_speedup or 0.0
+        forecast = step.technique.expects(self.profile)
+        if self.profile.objective == "size":
+            return math.log(forecast.smaller)
+        if self.profile.objective == "memory":
+            return 0.5 * math.log(forecast.smaller)  # weights are a part of what a process holds
+        return math.log(max(1e-6, self.physics.speedup(forecast, step.runtime.name)))
+
+    def _chance(self, step: Step) -> float:
+        if step.build_key in self._candidate_right:  # the same numbers on another runtime, or with other knobs
+            return 0.1 + 0.85 * self._candidate_right[step.build_key]
+        if step.right is not None:
+            return step.right
+        return share_right(self._right.get(step.technique.name, []) if step.technique else [1.0])
+
+    def _seconds(self, step: Step) -> float:
+        times = self._program_times
+        seconds = sum(times) / len(times) if times else self.program_seconds
+        if step.technique is not None and step.build_key not in self._built:
+            off = math.exp(sum(self._build_logs) / len(self._build_logs)) if self._build_logs else 1.0
+            seconds += off * step.technique.expects(self.profile).seconds
+        return max(seconds, 0.1)
+
+
+def variants(techniques: Sequence[type[Technique]], profile: Profile, base: Candidate) -> list[Technique]:
+    """Every variant of the techniques that may be tried on `base`."""
+    found = []
+    for kind in techniques:
+        if kind.floor is base.floor and not kind.lossless and kind.needs <= base.facts and not kind.forbids & base.facts:
+            found += [v for v in kind.space(profile) if v.fits(base, profile) is None]
+    return found
+
+
+def neighbours(runtime: Runtime, profile: Profile) -> list[Runtime]:
+    """The knobs that differ in one value: a walk through them needs no full grid."""
+    own = _values(runtime)
+    return [other for other in type(runtime).space(profile) if sum(a != b for a, b in zip(own, _values(other), strict=True)) == 1]
+
+
+def _values(runtime: Runtime) -> list[object]:
+    return list(vars(runtime).values())

@@ -1,0 +1,144 @@
+"""Who is fastest: successive elimination with an indifference zone, in blocks of fresh processes.
+
+What is sought is not the fastest program but the *first in a fixed order* (the simplest) of those that are within `zone` of the
+fastest: two programs that nobody can tell apart must not change places from one search to the next. All programs run the first block;
+after each block those that surely cannot be the answer leave, so that most of the time is spent on those that still may be
+(Even-Dar, Mannor & Mansour 2006, JMLR 7:1079, with an indifference zone).
+
+Stated error: when it is sure, the chosen program is beyond the zone with probability at most `error`. The bounds are normal, on the mean
+over blocks of the median log ratio to the leader, each at `error` divided by the number of programs and of looks (Bonferroni), with a
+variance between processes of at least `luck` squared a program: one block says nothing of it, and two say little. What simulated machines
+make of the statement: `make bench-search-coverage`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import stats
+
+from ..core.measurement import Interval
+from ..measure.latency import Race
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """zone: programs closer than this share of their time are equals; luck: least standard deviation of log time between processes of
+    one program (an A/A race of five blocks gave 0.5 to 1.5 %); max_blocks: when to stop without certainty."""
+
+    zone: float = 0.02
+    error: float = 0.05
+    luck: float = 0.01
+    max_blocks: int = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """Log ratio of a program's time to the leader's: estimate and one-sided bounds."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """After a block. winner: the answer so far; sure: whether the rules are satisfied; alive: who must run on, in the fixed order;
+    gaps: to the leader, for everybody who ran in the last block."""
+
+    winner: str
+    sure: bool
+    alive: tuple[str, ...]
+    gaps: Mapping[str, Gap]
+
+
+@dataclass(kw_only=True)
+class Evidence:
+    """Times of programs by block: the medians of its rounds, [rounds] each. Programs of one block ran the same rounds in turn."""
+
+    blocks: list[Mapping[str, np.ndarray]] = field(default_factory=list)
+
+    def add(self, race: Race) -> None:
+        """One block: a race of one set of processes."""
+        self.blocks.append({key: m.round_medians() for key, m in race.latency.items()})
+
+    def log_ratios(self, key: str, over: str) -> tuple[np.ndarray, np.ndarray]:
+        """Of every block that both ran in: the median log ratio, and its variance from the rounds."""
+        values, variances = [], []
+        for block in self.blocks:
+            if key in block and over in block:
+                logs = np.log(block[key] / block[over])
+                middle = float(np.median(logs))
+                spread = 1.4826 * float(np.median(np.abs(logs - middle)))
+                values.append(middle)
+                variances.append(math.pi / 2 * spread**2 / len(logs))
+        return np.array(values), np.array(variances)
+
+
+def standing(evidence: Evidence, order: Sequence[str], rules: Rules) -> Standing:
+    """What is known after the blocks so far. order: the programs, simplest first.
+
+    Out is who is surely beyond the zone of the leader. In is who is surely within the zone of everybody who ran: the leader too must show
+    that nobody is much faster than it. The answer is the first in the order that is in, once everybody before it is out.
+    """
+    running = [key for key in order if key in evidence.blocks[-1]]
+    leader = min(running, key=lambda key: float(np.mean(evidence.log_ratios(key, running[0])[0])))
+    between = _variance_between([evidence.log_ratios(key, leader)[0] for key in running if key != leader], rules.luck)
+    z = float(stats.norm.ppf(1 - rules.error / (len(order) * rules.max_blocks)))
+
+    def gap(key: str, other: str) -> Gap:
+        values, variances = evidence.log_ratios(key, other)
+        reach = 0.0 if key == other else z * math.sqrt((between + float(variances.mean())) / len(values))
+        return Gap(value=float(values.mean()), low=float(values.mean()) - reach, high=float(values.mean()) + reach)
+
+    zone = math.log1p(rules.zone)
+    gaps = {key: gap(key, leader) for key in running}
+    alive = [key for key in running if gaps[key].low <= zone]
+    winner = next(key for key in alive if gaps[key].value <= zone)
+    first = alive[0]
+    if all(gap(first, other).high <= zone for other in alive):
+        return Standing(winner=first, sure=True, alive=(first,), gaps=gaps)
+    # Whoever comes after one that is surely an equal of all can no longer be the answer; the leader stays, to be compared with.
+    known = next((n for n, key in enumerate(alive) if all(gap(key, other).high <= zone for other in alive)), len(alive) - 1)
+    kept = [key for n, key in enumerate(alive) if n <= known or key == leader]
+    return Standing(winner=winner, sure=False, alive=tuple(kept), gaps=gaps)
+
+
+def ratio(evidence: Evidence, slow: str, fast: str, rules: Rules, *, level: float = 0.95) -> Interval:
+    """How many times faster one is than the other, over the blocks that both ran in, with the rules' variance between processes."""
+    values, variances = evidence.log_ratios(slow, fast)
+    between = _variance_between([values], rules.luck)
+    reach = float(stats.norm.ppf(0.5 + level / 2)) * math.sqrt((between + float(variances.mean())) / len(values))
+    middle = float(values.mean())
+    return Interval(value=math.exp(middle), low=math.exp(middle - reach), high=math.exp(middle + reach), level=level, n=len(values))
+
+
+def first_gaps(evidence: Evidence, winner: str) -> dict[str, float]:
+    """Log ratio of everybody's time to the winner's, over all blocks that both ran in."""
+    return {key: float(evidence.log_ratios(key, winner)[0].mean()) for key in evidence.blocks[0] if winner in evidence.blocks[0]}
+
+
+def run(
+    order: Sequence[str], block: Callable[[Sequence[str], int], Race], rules: Rules, *, may_go_on: Callable[[], bool] = lambda: True
+) -> tuple[Standing, Evidence]:
+    """Race until it is sure, or the blocks or the caller's patience are used up.
+
+    block: runs the named programs as block number n; who is missing from its result has crashed and is out.
+    """
+    evidence, alive = Evidence(), tuple(order)
+    while True:
+        evidence.add(block(alive, len(evidence.blocks)))
+        now = standing(evidence, order, rules)
+        if now.sure or len(evidence.blocks) >= rules.max_blocks or not may_go_on():
+            return now, evidence
+        alive = now.alive
+
+
+def _variance_between(values: Sequence[np.ndarray], luck: float) -> float:
+    """Variance of a block's log ratio beyond its rounds: two processes' luck, pooled over the programs, never below the floor."""
+    several = [v for v in values if len(v) > 1]
+    seen = sum(float(((v - v.mean()) ** 2).sum()) for v in several) / sum(len(v) - 1 for v in several) if several else 0.0
+    return max(seen, 2 * luck**2)

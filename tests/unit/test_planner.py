@@ -1,0 +1,166 @@
+"""Forecasts follow the profile, learn from outcomes, and the planner spends its seconds where most is promised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+import pytest
+
+from hasten.core.candidate import Candidate, Floor
+from hasten.core.candidate import Step as Done
+from hasten.core.machine import this_machine
+from hasten.core.seams import Context, Forecast, Profile, Target, Technique, option
+from hasten.core.signature import Signature, TensorSpec
+from hasten.runtimes.null import Null
+from hasten.search.forecast import Physics, Surrogate, expected_improvement, share_right
+from hasten.search.planner import Outcome, Planner, Step, neighbours, variants
+
+SPEC = TensorSpec(name="x", dtype="float32", shape=(None, 4))
+GRAPH = Candidate(
+    floor=Floor.GRAPH, path=Path("net.onnx"), signature=Signature(inputs=(SPEC,), outputs=(SPEC,)), lineage=(Done(name="net"),)
+)
+PROFILE = Profile(machine=this_machine(), target=Target(threads=1))
+PHYSICS = Physics(
+    relative_time={"null": 1.25}, shares={"null": {"Conv": 0.8, "Softmax": 0.2}}, gains={"null": {"Conv": 0.25, "Softmax": 0.5}}
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Short(Technique):
+    """A technique that is only planned with."""
+
+    name: ClassVar[str] = "short"
+    adds: ClassVar[frozenset[str]] = frozenset({"int8-weights"})
+    variant: int = option(0, "Which.", choices=(0, 1, 2))
+    seconds: float = option(10.0, "To build.")
+
+    @classmethod
+    def space(cls, profile: Profile) -> Iterator[Self]:
+        return super().space(profile)
+
+    def fits(self, candidate: Candidate | None, profile: Profile) -> str | None:
+        return None
+
+    def expects(self, profile: Profile) -> Forecast:
+        return Forecast(speedup=3.0, seconds=self.seconds, int8_operators=frozenset({"Conv"}), smaller=4.0)
+
+    def apply(self, candidate: Candidate, context: Context) -> Candidate:
+        raise NotImplementedError
+
+
+class Slow(Short):
+    name: ClassVar[str] = "slow"
+
+
+def step(variant: int = 0, **options: object) -> Step:
+    return Step(candidate=GRAPH, technique=Short(variant=variant, **options), runtime=Null())  # type: ignore[arg-type]
+
+
+def planner() -> Planner:
+    return Planner(physics=PHYSICS, profile=PROFILE, program_seconds=2.0)
+
+
+def outcome(speedup: float | None, right: float | None = 1.0) -> Outcome:
+    return Outcome(speedup=speedup, right=right, build_seconds=10.0, program_seconds=2.0)
+
+
+def test_physics_scales_only_what_the_technique_computes_in_int8() -> None:
+    forecast = Short().expects(PROFILE)
+    assert PHYSICS.speedup(forecast, "null") == pytest.approx(1 / (1.25 * (0.8 * 0.25 + 0.2)))
+
+
+def test_where_nothing_was_measured_the_technique_is_believed() -> None:
+    assert Physics().speedup(Short().expects(PROFILE), "null") == 3.0
+
+
+def test_a_step_promises_what_physics_says_and_costs_building_and_trying() -> None:
+    promise = planner().promise(step())
+    assert promise.speedup == pytest.approx(PHYSICS.speedup(Short().expects(PROFILE), "null"))
+    assert promise.low < promise.speedup < promise.high
+    assert promise.seconds == 12.0
+
+
+def test_a_sibling_is_expected_to_do_as_well_and_with_less_doubt() -> None:
+    plan = planner()
+    before = plan.promise(step(1))
+    plan.learn(step(0), outcome(1.1))
+    after = plan.promise(step(1))
+    assert after.speedup == pytest.approx(1.1, rel=0.1)
+    assert after.high / after.low < before.high / before.low
+
+
+def test_a_sibling_of_what_was_wrong_is_less_likely_right() -> None:
+    plan = planner()
+    before = plan.promise(step(1)).right
+    plan.learn(step(0), outcome(2.0, right=0.0))
+    assert plan.promise(step(1)).right < before
+    assert plan.promise(replace(step(0), runtime=Null(threads=0))).right < plan.promise(step(1)).right
+
+
+def test_of_equal_promises_the_cheaper_is_taken_and_nothing_that_cannot_be_paid() -> None:
+    plan, cheap, dear = planner(), step(0, seconds=5.0), step(1, seconds=50.0)
+    chosen = plan.best([dear, cheap], 0.0, seconds_left=100.0)
+    assert chosen is not None
+    assert chosen[0] == cheap
+    assert plan.best([dear, cheap], 0.0, seconds_left=5.0) is None
+
+
+def test_nothing_is_taken_that_cannot_beat_what_is_there() -> None:
+    plan = planner()
+    for variant in (0, 1):
+        plan.learn(step(variant), outcome(1.5))
+    assert plan.best([step(2)], math.log(4.0), seconds_left=1000.0) is None
+    assert plan.best([step(2)], 0.0, seconds_left=1000.0) is not None
+
+
+def test_what_was_built_costs_nothing_more() -> None:
+    plan = planner()
+    plan.learn(step(0), outcome(None, None))
+    assert plan.promise(step(0)).seconds == 2.0
+
+
+def test_the_size_objective_looks_at_bytes() -> None:
+    plan = Planner(physics=PHYSICS, profile=replace(PROFILE, objective="size"), program_seconds=2.0)
+    assert plan.promise(step()).speedup == pytest.approx(4.0)
+
+
+def test_the_surrogate_interpolates_what_it_saw_and_knows_what_it_did_not() -> None:
+    surrogate = Surrogate()
+    effects = {"technique a": 0.2, "runtime r": 0.1}
+    surrogate.learn(effects, 0.3)
+    mean, deviation = surrogate.predict(effects)
+    assert mean == pytest.approx(0.3, abs=0.02)
+    other, doubt = surrogate.predict({"technique b": 0.2, "runtime r": 0.1})
+    assert 0 < other < mean
+    assert doubt > deviation
+
+
+def test_expected_improvement_is_the_mean_of_what_is_above_the_best() -> None:
+    rng = np.random.default_rng(0)
+    drawn = rng.normal(0.2, 0.3, 400_000)
+    assert expected_improvement(0.2, 0.3, 0.25) == pytest.approx(np.maximum(drawn - 0.25, 0).mean(), rel=0.02)
+
+
+def test_variants_are_those_whose_facts_allow_them() -> None:
+    assert [v.variant for v in variants([Short], PROFILE, GRAPH)] == [0, 1, 2]  # type: ignore[attr-defined]
+    forbidding = type("Once", (Short,), {"forbids": frozenset({"int8-weights"})})
+    quantised = GRAPH.then(Done(name="q"), GRAPH.path, adds=frozenset({"int8-weights"}), lossless=False)
+    assert variants([forbidding], PROFILE, quantised) == []
+
+
+def test_neighbours_differ_in_one_knob() -> None:
+    from hasten.runtimes.onnxruntime import OnnxRuntime
+
+    for other in neighbours(OnnxRuntime(), PROFILE):
+        differing = [k for k, v in vars(OnnxRuntime()).items() if getattr(other, k) != v]
+        assert len(differing) == 1
+
+
+def test_belief_in_a_technique_follows_its_outcomes() -> None:
+    assert share_right([]) == 0.75
+    assert share_right([0.0, 0.0]) < 0.4 < share_right([1.0, 0.0]) < share_right([1.0, 1.0])

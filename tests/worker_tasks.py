@@ -1,0 +1,83 @@
+"""What child processes of tests do or meet, for real; here, since a child must be able to import it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hasten.core.errors import NotPossibleHere
+from hasten.measure.energy import Meter
+
+
+def killed_from_outside(state: Any) -> None:
+    subprocess.run(["kill", "-KILL", str(os.getpid())], check=True)
+    time.sleep(60)
+
+
+def segmentation_fault(state: Any) -> None:
+    ctypes.string_at(0)
+
+
+def memory_error(state: Any) -> None:
+    bytearray(1 << 60)
+
+
+def memory_error_in_a_librarys_words(state: Any) -> None:
+    try:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
+    except RuntimeError as error:
+        raise NotPossibleHere("technique toy", f"failed on this model ({error})") from error
+
+
+def grow(state: Any) -> None:
+    held = []
+    while True:
+        held.append(b"x" * 10_000_000)
+        time.sleep(0.01)  # its parent looks a few times a second
+
+
+def sleep(state: Any) -> None:
+    time.sleep(60)
+
+
+def value_error(state: Any) -> None:
+    raise ValueError("wrong")
+
+
+def disk_full(state: Any) -> None:
+    with open("/dev/full", "wb", buffering=0) as file:
+        file.write(b"x")
+
+
+def disk_full_in_a_plug_ins_words(state: Any) -> None:
+    try:
+        disk_full(state)
+    except OSError as error:
+        raise NotPossibleHere("technique toy", f"failed on this model ({error})") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneJouleARead(Meter):
+    """Counts one joule from each reading to the next. path: a file that holds the count, as the kernel's do."""
+
+    least_seconds: ClassVar[float] = 0.001
+
+    path: Path
+
+    @property
+    def text(self) -> str:
+        return "one joule a slice"
+
+    def read(self) -> tuple[float, ...]:
+        count = float(self.path.read_text())
+        self.path.write_text(str(count + 1))
+        return (count,)
+
+    def spent(self, before: Sequence[float], after: Sequence[float]) -> float:
+        return after[0] - before[0]
