@@ -30,6 +30,7 @@ from .workshop import Workshop
 _BLOCK = Plan(rounds=16, block_seconds=6.0)
 _RULES = racing.Rules()
 _SETTLED = 6  # contenders that race each other for the order in which the certify split is opened
+_AHEAD = 4  # candidates under way on other machines, the next one among them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,12 +197,20 @@ class Explorer:
             if choice is None and not self.mixer.look(self._best_log_speedup(), self.study.left - reserve_seconds):
                 break
             if choice is not None:
+                self._build_ahead(planner, self.study.left - reserve_seconds)
                 planner.learn(choice[0], self._take(*choice))
         open_steps = sum(1 for _ in self._steps())
         worth = planner.best(self._steps(), self._best_log_speedup(), math.inf)
         self.study.decide("stop", "no step is worth its time" if worth is None else "the finish needs what is left of the budget")
         self.study.learn(f"{open_steps} steps were left, {max(0.0, self.study.left):.0f} s of the budget remain.")
         self._settle(reserve_seconds)
+
+    def _build_ahead(self, planner: Planner, seconds_left: float) -> None:
+        """Where other machines can build meanwhile: what the next steps need."""
+        if self.shop.crew.builds_ahead:
+            coming = planner.ranked(self._steps(), self._best_log_speedup(), seconds_left)
+            wanted = {s.build_key: (s.technique, s.candidate) for s in coming if s.technique is not None and s.build_key not in self._built}
+            self.shop.prefetch(list(wanted.values())[:_AHEAD])
 
     def _steps(self) -> Iterator[Step]:
         """Everything that can be tried now."""
