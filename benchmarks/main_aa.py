@@ -43,7 +43,7 @@ def main() -> None:
         twins = [Entrant(key=k, runtime=runtime, folder=folder, target=shop.target, tensors=tensors, batch_size=1) for k in "ab"]
         for repeat in range(arguments.times):
             with shop.store.measuring():
-                result = race(twins, replace(plan, seed=repeat), where=shop.where())
+                result = race(twins, replace(plan, seed=repeat), where={"machine": shop.machine.id})
             a, b = (result.latency[k].round_medians() for k in "ab")
             ratio = ratio_interval(a, b, blocks=np.array(result.block_of_round))
             busy = max(busy, result.others_busy or 0.0)

@@ -37,6 +37,7 @@ from hasten.core.registry import add_plugin, get
 from hasten.core.seams import Runtime
 from hasten.core.trial import Trial
 from hasten.engine import ask
+from hasten.measure.errands import Station
 from hasten.measure.latency import Entrant, Plan, Race, final_plan, race
 from hasten.measure.statistics import needed_samples, noninferiority, rate_drop, ratio_interval
 from hasten.search.judge import Judge
@@ -185,7 +186,7 @@ def compare(name: str, root: Path, arguments: argparse.Namespace) -> Figures | N
     source, folder = main_models.CASES[name].source, root / name
     job = Job.read(ROOT / source)
     with workshop(source, store=root / "stores" / name, seconds=PATIENCE_SECONDS) as (shop, judge):
-        facts = ask(job, shop.target, shop.study).facts
+        facts = ask(job, shop.target, shop.study, shop.crew).facts
         model = str((job.folder / str(job.model.source)).relative_to(ROOT))
         graph = write_inputs(shop, model, limit=judge.limit, facts=facts, folder=folder / "inputs")
         wanted = [peer for peer in arguments.peers or PEERS if not (arguments.prepare and PEERS[peer].times)]
@@ -196,7 +197,7 @@ def compare(name: str, root: Path, arguments: argparse.Namespace) -> Figures | N
         bundle = bundle_of(name)
         plan = Plan(blocks=arguments.blocks, rounds=final_plan(300.0).rounds, block_seconds=30.0, seed=1)
         with shop.store.measuring():
-            result = race(field.entrants(bundle), plan, where=shop.where())
+            result = race(field.entrants(bundle), plan, where=Station(store=shop.store).where())
     return {**own(bundle), **field.figures, **speeds(result, field.verdicts)}
 
 

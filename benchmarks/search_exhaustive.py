@@ -28,6 +28,7 @@ from main_models import CASES, why_skipped
 from hasten.core.candidate import Candidate, Floor
 from hasten.core.errors import NotPossibleHere
 from hasten.core.job import Job
+from hasten.core.machine import this_machine
 from hasten.core.measurement import Measurement
 from hasten.core.registry import find
 from hasten.core.seams import Runtime
@@ -37,6 +38,7 @@ from hasten.engine import ask, make_target
 from hasten.measure.latency import Plan, Race
 from hasten.measure.sensitivity import Part
 from hasten.measure.sequential import looks
+from hasten.search.crew import Local
 from hasten.search.explore import Explorer, right_runtime
 from hasten.search.judge import Judge
 from hasten.search.observer import Observer
@@ -115,8 +117,8 @@ class Scene:
 
 def scene(source: str, store: Store, kind: type[Workshop] = Workshop) -> Scene:
     job = Job.read(ROOT / source, {"target.threads": 2, "search.budget": "10h"})
-    study, target, workload = Study(job.search.budget, Observer()), make_target(job), open_workload(job, store)
-    metric, profile = choose_metric(job, workload), ask(job, target, study)
+    study, target, workload = Study(job.search.budget, Observer()), make_target(job, this_machine()), open_workload(job, store)
+    metric, profile = choose_metric(job, workload), ask(job, target, study, Local(store))
     profile = replace(profile, facts=profile.facts - {"busy"})
     shop = kind(store, study, workload, target, job.search.seed)
     start = Trial(candidate=workload.original, runtime=right_runtime(workload.original.floor), fate=Fate.START)

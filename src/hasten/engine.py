@@ -9,14 +9,14 @@ import shlex
 from pathlib import Path
 
 from .core.job import Job
-from .core.machine import this_machine, usable_cores
-from .core.registry import find
-from .core.seams import Check, Profile, Target
+from .core.machine import Machine, this_machine
+from .core.seams import Profile, Target
 from .core.store import Store
 from .core.trial import Fate, Trial
-from .measure.worker import State, Worker
+from .measure import errands
 from .search.bundling import Writer
 from .search.certify import Finisher, provisional
+from .search.crew import Crew, Local
 from .search.explore import Explorer, right_runtime
 from .search.front import Front
 from .search.judge import Judge
@@ -36,29 +36,32 @@ def run(job: Job, *, out: Path | None = None, store: Store | None = None, observ
     store = store or Store.default()
     study = Study(job.search.budget, observer or Observer())
     study.observer.budget(job.search.budget)
-    target = make_target(job)
-    check_request(job, target, out)
-    energy = energy_source(job, target)
+    _check(job, out)
     with study.spending("open"):
         study.stage("open", "read the data, divide it, load the model")
         workload = open_workload(job, store)
     metric = choose_metric(job, workload)
-    profile = ask(job, target, study)
-    space = make_space(job, target, profile)
-    shop = Workshop(store, study, workload, target, job.search.seed, energy=energy)
-    start = Trial(candidate=workload.original, runtime=right_runtime(workload.original.floor), fate=Fate.START)
-    with Judge(shop, start, metric, job.limits.max_drop) as judge:
-        judge.check()
-        place = out or store.root / "bundles" / f"{workload.name}-{job.digest()[:8]}"
-        writer = Writer(job=job, study=study, shop=shop, judge=judge, place=place, command=command or _command(job))
-        explorer = Explorer(shop, study, judge, profile, space, start)
-        explorer.lossless()
-        writer.write_so_far(provisional(explorer.explored()))  # the best so far is always on disk
-        search(explorer, study)
-        finisher = Finisher(shop, study, judge, limits=job.limits, search=job.search, batch_size=explorer.timed_batch)
-        finish = finisher.complete(finisher.finish(explorer.explored()))
-        study.stage("bundle", "everything that ships, in one folder")
-        return writer.write(finish)
+    with study.spending("workers"):
+        crew = hire(job, store, study.observer)
+    with crew:
+        target = make_target(job, crew.machine)
+        energy = energy_source(job, target, crew)
+        profile = ask(job, target, study, crew)
+        space = make_space(job, target, profile)
+        shop = Workshop(store, study, workload, target, job.search.seed, crew, energy=energy)
+        start = Trial(candidate=workload.original, runtime=right_runtime(workload.original.floor), fate=Fate.START)
+        with Judge(shop, start, metric, job.limits.max_drop) as judge:
+            judge.check()
+            place = out or store.root / "bundles" / f"{workload.name}-{job.digest()[:8]}"
+            writer = Writer(job=job, study=study, shop=shop, judge=judge, place=place, command=command or _command(job))
+            explorer = Explorer(shop, study, judge, profile, space, start)
+            explorer.lossless()
+            writer.write_so_far(provisional(explorer.explored()))  # the best so far is always on disk
+            search(explorer, study)
+            finisher = Finisher(shop, study, judge, limits=job.limits, search=job.search, batch_size=explorer.timed_batch)
+            finish = finisher.complete(finisher.finish(explorer.explored()))
+            study.stage("bundle", "everything that ships, in one folder")
+            return writer.write(finish)
 
 
 def search(explorer: Explorer, study: Study) -> None:
@@ -72,37 +75,49 @@ def search(explorer: Explorer, study: Study) -> None:
 
 def plan(job: Job, *, store: Store | None = None, observer: Observer | None = None) -> list[PlanLine]:
     """Each technique and runtime for this job on this machine: `ok`, or one sentence why not. Nothing is tried."""
-    store = store or Store.default()
-    study = Study(job.search.budget, observer or Observer())
-    target = make_target(job)
-    check_request(job, target, None)
-    energy_source(job, target)
+    study, store = Study(job.search.budget, observer or Observer()), store or Store.default()
+    _check(job, None)
     workload = open_workload(job, store)
     choose_metric(job, workload)  # a wrong one is an error of the plan already
-    profile = ask(job, target, study)
-    space = make_space(job, target, profile)
-    shop = Workshop(store, study, workload, target, job.search.seed)
-    return list(Explorer.planned(shop, study, profile, space).lines)
+    with hire(job, store, study.observer) as crew:
+        target = make_target(job, crew.machine)
+        energy_source(job, target, crew)
+        profile = ask(job, target, study, crew)
+        space = make_space(job, target, profile)
+        shop = Workshop(store, study, workload, target, job.search.seed, crew)
+        return list(Explorer.planned(shop, study, profile, space).lines)
 
 
-def make_target(job: Job) -> Target:
-    """This machine, used as the job says."""
-    return Target(threads=min(job.target.threads or usable_cores(), usable_cores()), batch_size=job.target.batch_size)
+def _check(job: Job, out: Path | None) -> None:
+    """What can be refused before anything is read or started. Raises HastenError."""
+    target = make_target(job, this_machine())
+    check_request(job, target, out)
+    if job.search.workers is None:
+        energy_source(job, target)
 
 
-def ask(job: Job, target: Target, study: Study) -> Profile:
-    """What the machine answers when it is asked, in a child process."""
-    with study.spending("doctor"), Worker("doctor", threads=target.threads) as worker:
-        findings = worker.call(_ask, target)
+def hire(job: Job, store: Store, observer: Observer) -> Crew:
+    """Who does the work: this process's own children, or a cluster. Raises MissingExtra, NotPossibleHere."""
+    if job.search.workers is None:
+        return Local(store, tell=lambda fraction: observer.trying("timing", "", fraction))
+    from .search.crew_ray import RayCrew
+
+    return RayCrew(job.search.workers, job.target.label, store, observer)
+
+
+def make_target(job: Job, machine: Machine) -> Target:
+    """The machine that times, used as the job says."""
+    return Target(threads=min(job.target.threads or machine.cores, machine.cores), batch_size=job.target.batch_size)
+
+
+def ask(job: Job, target: Target, study: Study, crew: Crew) -> Profile:
+    """What the machine that times answers when it is asked."""
+    with study.spending("doctor"):
+        findings = crew.on_target(errands.ask, target)
     for sentence, _ in findings:
         study.observer.learnt(sentence)
     facts = frozenset(fact for _, facts in findings for fact in facts)
-    return Profile(machine=this_machine(), target=target, facts=facts, objective=job.search.objective)
-
-
-def _ask(state: State, target: Target) -> list[tuple[str, frozenset[str]]]:
-    findings = [kind().ask(target) for kind in find(Check).values()]
-    return [(finding.sentence, finding.facts) for finding in findings]
+    return Profile(machine=crew.machine, target=target, facts=facts, objective=job.search.objective)
 
 
 def _command(job: Job) -> str:

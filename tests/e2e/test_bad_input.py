@@ -275,6 +275,8 @@ CASES: list[tuple[str, list[str], int, str]] = [
      "limits.latency_ms: should be greater than 0, but got 0."),
     ("inf-latency", job_with("limits.latency_ms=inf"), 2,
      "limits.latency_ms: must be a finite number, but got inf."),
+    ("workers-of-another-kind", job_with("search.workers='dask'"), 2,
+     "search.workers: must be ray or ray://host:port, but got 'dask'."),
     ("negative-seed", job_with("search.seed=-1"), 2,
      "search.seed: should be greater than or equal to 0, but got -1."),
     ("zero-limit", job_with("data.limit=0"), 2,

@@ -19,7 +19,7 @@ EXTRAS = {name: [Requirement(r) for r in rs] for name, rs in PROJECT["optional-d
 FEATURES = {name: rs for name, rs in EXTRAS.items() if name not in ("all", "dev")}
 BASE = {"click", "numpy", "onnxruntime", "pillow", "psutil", "pydantic", "rich", "scipy", "starlette", "uvicorn"}
 DISTRIBUTION_OF = {"mlflow": "mlflow-skinny", "pynvml": "nvidia-ml-py", "sklearn": "scikit-learn"}
-APART = {"mlflow"}  # each with a decision that says why
+APART = {"mlflow", "ray"}  # each with a decision that says why
 COME_WITH_OTHERS = {"PIL", "google", "markupsafe"}  # pillow, onnxruntime and jinja2 bring them
 
 

@@ -21,7 +21,7 @@ from .._version import __version__
 from ..core.candidate import Candidate
 from ..core.digest import sha256_file
 from ..core.errors import BundleError, DataError, HastenError, JobError, NotPossibleHere
-from ..core.machine import this_machine, versions
+from ..core.machine import Machine, this_machine, versions
 from ..core.preprocess import ImagePreprocess
 from ..core.samples import Samples
 from ..core.seams import Arrays, Runtime, Target
@@ -41,7 +41,7 @@ class Contents:
     portable: the same candidate as ONNX, external weights beside it; golden: a few samples as they come in,
     golden_tensors: the same preprocessed, golden_outputs: what the certified program gave for them; output: the judged
     output (None: the first);
-    evidence, front: lines and list as in layout.py; limits: what was asked.
+    machine: where it was certified; evidence, front: lines and list as in layout.py; limits: what was asked.
     """
 
     model: str
@@ -58,6 +58,7 @@ class Contents:
     golden: Samples
     golden_tensors: Arrays
     golden_outputs: Arrays
+    machine: Machine = field(default_factory=this_machine)
     evidence: Sequence[Mapping[str, Any]] = ()
     front: Sequence[Mapping[str, Any]] = ()
     limits: Mapping[str, Any] = field(default_factory=dict)
@@ -176,7 +177,7 @@ def _manifest(contents: Contents) -> Manifest:
         classifier=classifier,
         probabilities=classifier and _are_probabilities(scores),
         limits=_plain(contents.limits),
-        machine=_plain(this_machine().to_json()),
+        machine=_plain(contents.machine.to_json()),
         versions={"hasten": __version__, **versions("numpy", "pillow")},
         files={},
     )

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 @shared.request
 @click.option("--out", type=shared.PATH, metavar="DIR", help="Where the bundle goes. Default: out/ and the model's name.")
 @click.option("--store", "store_", type=shared.PATH, metavar="DIR", help="Where finished steps are kept. Default: the user's cache.")
+@click.option("--workers", metavar="ray|ray://HOST:PORT", help="Build and time on the nodes of a Ray cluster. `ray` starts one here.")
 @click.option("--quiet", is_flag=True, help="Only the result.")
 @shared.as_json
 @shared.everywhere
 def command(
     source: str, data: str | None, budget: str | None, max_drop: float | None, objective: str | None, threads: int | None,
-    settings: tuple[str, ...], out: Path | None, store_: Path | None, quiet: bool, json_: bool,
+    settings: tuple[str, ...], out: Path | None, store_: Path | None, workers: str | None, quiet: bool, json_: bool,
 ) -> int:  # fmt: skip
     """Make a model fast here, and prove that it stayed right.
 
@@ -32,6 +33,7 @@ def command(
     \b
     hasten optimize job.toml --budget 5m
     hasten optimize model.onnx --data data.npz --max-drop 0.5
+    hasten optimize job.toml --workers ray://head:10001 --set target.label=edge-box
     hasten optimize net.py:build --data pictures/ --set model.weights=net.safetensors --set data.preprocess.resize=96
 
     Exits with 0 for a certified answer, or when the fastest lossless program is the answer; with 5 when nothing keeps the limits.
@@ -41,7 +43,7 @@ def command(
     from .live import watch
 
     job = shared.read_job(
-        source, data=data, budget=budget, max_drop=max_drop, objective=objective, threads=threads, settings=settings
+        source, data=data, budget=budget, max_drop=max_drop, objective=objective, threads=threads, settings=settings, workers=workers
     )  # fmt: skip
     store = Store(store_) if store_ else None
     folder = out or Path("out") / shared.model_name(source)

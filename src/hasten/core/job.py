@@ -6,12 +6,13 @@ Every key carries its description; `hasten show job` prints them. Wrong keys are
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from .digest import digest_json
 from .errors import JobError
@@ -21,6 +22,12 @@ from .units import parse_duration
 Objective = Literal["latency", "throughput", "size", "memory", "energy"]
 
 Seconds = Annotated[float, BeforeValidator(lambda v: parse_duration(v, field="search.budget"))]
+
+
+def _check_workers(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"ray(://[^/]+:\d+)?", value):
+        raise ValueError("must be ray or ray://host:port")
+    return value
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
@@ -99,12 +106,18 @@ class LimitsSection(_Section):
 
 
 class TargetSection(_Section):
-    """Where the answer will run: this machine, used like this."""
+    """Where the answer will run: this machine, or a node of a cluster, used like this."""
 
     threads: Annotated[int | None, Field(gt=0, description="Threads that may be used. Default: all cores.")] = None
     batch_size: Annotated[int, Field(gt=0, description="Samples per call at which latency is measured.")] = 1
     runtimes: Annotated[
         Names | None, Field(description="Runtimes that may be used (`hasten list runtimes`). Default: all that are installed.")
+    ] = None
+    label: Annotated[
+        str | None,
+        Field(
+            min_length=1, description="With search.workers: programs are timed only on nodes that carry this Ray resource. Default: any."
+        ),
     ] = None
     watts_per_core: Annotated[
         float | None,
@@ -121,6 +134,11 @@ class SearchSection(_Section):
     objective: Annotated[Objective, Field(description=f"What to minimise: {', '.join(get_args(Objective))}.")] = "latency"
     budget: Annotated[Seconds, Field(strict=False, description="Time for the search, such as 90s, 5m or 1h30m.")] = 300.0
     techniques: Annotated[Names | None, Field(description="Techniques that may be used (`hasten list techniques`). Default: all.")] = None
+    workers: Annotated[
+        str | None,
+        AfterValidator(_check_workers),
+        Field(description="Who works: `ray` starts one on this machine, `ray://host:port` is a cluster. Default: this process alone."),
+    ] = None
     seed: Annotated[int, Field(ge=0, description="Seed of the division of the data and of all sampling.")] = 0
     allow_undecided: Annotated[bool, Field(description="Whether an answer may be one whose quality too few samples could decide.")] = False
 

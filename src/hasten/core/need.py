@@ -21,6 +21,7 @@ EXTRA_OF = {
     "pyarrow": "data",
     "matplotlib": "report",
     "jinja2": "report",
+    "ray": "ray",
     "pynvml": "energy",
     "mlflow": "mlflow",
     "sqlalchemy": "mlflow",

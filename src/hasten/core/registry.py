@@ -60,6 +60,11 @@ def add_plugin(path: Path) -> None:
         os.environ[_PLUGINS] = os.pathsep.join([*known, str(path)])
 
 
+def plugins() -> list[Path]:
+    """The files that were added."""
+    return [Path(p) for p in os.environ.get(_PLUGINS, "").split(os.pathsep) if p]
+
+
 def load_plugins() -> None:
     """Import the plug-ins that the parent process knows, so that what is pickled there can be unpickled here. Raises JobError."""
     _plugin_modules()
@@ -81,7 +86,7 @@ def _entry_points(folder: str) -> list[ModuleType]:
 
 
 def _plugin_modules() -> list[ModuleType]:
-    return [_load_file(Path(p)) for p in os.environ.get(_PLUGINS, "").split(os.pathsep) if p]
+    return [_load_file(path) for path in plugins()]
 
 
 def _load_file(path: Path) -> ModuleType:

@@ -74,12 +74,38 @@ class Store:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return cls(Path(os.environ.get("HASTEN_STORE") or cache / "hasten"))
 
+    @staticmethod
+    def key(kind: str, identity: Mapping[str, Any]) -> str:
+        """The name of the step `kind` of `identity`."""
+        return digest_json([_FORMAT, kind, identity])
+
+    def folder(self, key: str) -> Path:
+        """Where the step `key` is, once it is finished."""
+        return self.root / "objects" / key[:2] / key
+
+    def has(self, key: str) -> bool:
+        """Whether the step `key` was done, or failed in a way that would come again."""
+        try:
+            return self._find(key) is not None
+        except HastenError:
+            return True
+
+    def receive(self, key: str, fill: Callable[[Path], None]) -> None:
+        """Take over a step that another store finished, if it is not finished here: `fill(folder)` writes all its files."""
+        with _disk_errors(), only_one(self.root / "locks" / key, waits=lambda: None):
+            with contextlib.suppress(HastenError):  # a failure, which was this machine's own
+                if self._find(key):
+                    return
+            with self.scratch(f"{key[:8]}-") as temporary:
+                fill(temporary)
+                self._place(temporary, key)
+
     def step(self, kind: str, identity: Mapping[str, Any], work: Callable[[Path], Any]) -> Record:
         """The finished step `kind` of `identity`: from the store, or by `work(folder)`, whose JSON-like value is kept.
 
         Raises what `work` raises; a HastenError is recorded, so that the same failure is not paid for twice.
         """
-        key = digest_json([_FORMAT, kind, identity])
+        key = self.key(kind, identity)
         with _disk_errors():
             if found := self._find(key):
                 return found
@@ -116,12 +142,9 @@ class Store:
         with held(self.root / "gc.lock", shared=True):  # or it would look like a dead one's for a moment
             return Lease(self.root / "tmp")
 
-    def _folder(self, key: str) -> Path:
-        return self.root / "objects" / key[:2] / key
-
     def _find(self, key: str) -> Record | None:
         """The step, or None where it must be done. Raises its failure where that would come again."""
-        lease, folder = self._lease, self._folder(key)
+        lease, folder = self._lease, self.folder(key)
         with held(self.root / "gc.lock", shared=True):
             record = read_record(folder)
             if record is None or ("failure" in record and may_be_gone(record["failure"])):
@@ -153,12 +176,15 @@ class Store:
             self._keep(empty, key, {**about, "failure": _describe(error)})
 
     def _keep(self, temporary: Path, key: str, content: Mapping[str, Any]) -> Path:
-        """`temporary` becomes the step `key`, which this process holds the lock of. What was there, a failure or torn, steps aside."""
         files = {p.relative_to(temporary).as_posix(): sha256_file(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
         record = json.loads(json.dumps({**content, "time": time.time(), "files": files}, default=plain))
         (temporary / RECORD).write_text(json.dumps({**record, "digest": digest_json(record)}))
+        return self._place(temporary, key)
+
+    def _place(self, temporary: Path, key: str) -> Path:
+        """`temporary` becomes the step `key`, which this process holds the lock of. What was there, a failure or torn, steps aside."""
         _use(temporary, self._lease)
-        folder = self._folder(key)
+        folder = self.folder(key)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with self.scratch() as aside:
             if folder.exists():

@@ -54,9 +54,12 @@ class Opened:
 def open_source(source: Path | str | Job, data: Any, threads: int | None, store: Store, observer: Observer, scratch: Path) -> Opened:
     """What `source` names, compiled in `scratch` for every runtime that takes it. Raises HastenError."""
     if isinstance(source, Job) or str(source).endswith(".toml"):
-        job = source if isinstance(source, Job) else Job.read(Path(source), {} if threads is None else {"target.threads": threads})
         if data is not None:
             raise JobError("--data", "must not be given with a job, which names its data", got=str(data))
+        overrides = {} if threads is None else {"target.threads": threads}
+        if isinstance(source, Job) and overrides:
+            raise JobError("threads", "must not be given with a Job, which says everything", got=threads, hint="Put it into the job")
+        job = source if isinstance(source, Job) else Job.read(Path(source), overrides)
         return _from_job(job, store, observer, scratch)
     path = Path(source)
     if path.is_dir():
@@ -95,18 +98,19 @@ def _from_onnx(path: Path, data: Any, threads: int | None, observer: Observer, s
 
 
 def _from_job(job: Job, store: Store, observer: Observer, scratch: Path) -> Opened:
-    target = Target(threads=min(job.target.threads or usable_cores(), usable_cores()), batch_size=job.target.batch_size)
     names = job.target.runtimes
     kinds = list(find(Runtime).values()) if names is None else [get(Runtime, name, field="target.runtimes") for name in names]
     observer.stage("open", "read the data, load the model")
     workload = open_workload(job, store)
+    batch = workload.original.signature.batch or job.target.batch_size
+    target = Target(threads=min(job.target.threads or usable_cores(), usable_cores()), batch_size=batch)
     shop = Workshop(store, Study(job.search.budget, observer), workload, target, job.search.seed)
-    graph = workload.original
+    original = graph = workload.original
     for technique in (get(Technique, name)() for name in _PREPARING):
         if technique.floor is graph.floor and not technique.forbids & graph.facts:
             graph = shop.apply(technique, graph)
-    on = {Floor.GRAPH: graph, workload.original.floor: workload.original if workload.original.floor is Floor.MODULE else graph}
-    chosen = {kind(): on[kind.floor] for kind in kinds if kind.floor in on}
+    candidates = {original.floor: original, graph.floor: graph}
+    chosen = {kind(): candidates[kind.floor] for kind in kinds if kind.floor in candidates}
     return _compiled(workload.name, chosen, target, shop.tensors("select"), observer, scratch)
 
 

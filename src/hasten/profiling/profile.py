@@ -22,6 +22,7 @@ from ..measure.latency import Entrant, Plan, Race, race
 from ..measure.node_costs import Cost, Costs
 from ..measure.roofline import rate, verdict
 from ..measure.worker import State, Worker, run
+from ..search.crew import Local
 from ..search.observer import Observer
 from ..search.workshop import kept_ceilings
 from .opening import Opened, Program, noting, open_source
@@ -40,7 +41,7 @@ def profile(source: Path | str | Job, *, data: Any, threads: int | None, store: 
         opened = open_source(source, data, threads, store, observer, Path(scratch))
         observer.stage("ceilings", "what this machine can do at most")
         target = opened.programs[0].subject.target
-        ceilings = kept_ceilings(store, [p.subject.runtime for p in opened.programs], target)
+        ceilings = kept_ceilings(Local(store), [p.subject.runtime for p in opened.programs], target, step=store.step)
         with store.measuring():
             return _measure(opened, ceilings, observer)
 

@@ -15,7 +15,7 @@ from ..bundle.write import Contents, write
 from ..core.candidate import Floor
 from ..core.errors import DiskFull, HastenError
 from ..core.job import Job
-from ..core.machine import load_average, this_machine, versions
+from ..core.machine import load_average, versions
 from ..core.trial import Fate, Trial
 from . import evidence
 from .certify import Finish
@@ -89,7 +89,8 @@ class Writer:
         candidate = answer.candidate
         return Contents(
             model=workload.name, answer=document, program=shop.compile(answer.runtime, candidate).folder, runtime=answer.runtime,
-            target=shop.target, candidate=candidate, portable=candidate.path if candidate.floor is Floor.GRAPH else None,
+            target=shop.target, machine=shop.machine, candidate=candidate,
+            portable=candidate.path if candidate.floor is Floor.GRAPH else None,
             preprocess=workload.preprocess, labels=workload.labels, metric=judge.metric.name, output=workload.output,
             golden=golden, golden_tensors=tensors, golden_outputs=judge.golden(answer, len(golden)), evidence=lines,
             front=[evidence.trial_line(t, on_front=True) for t in front], limits=self.job.limits.model_dump(mode="json"),
@@ -122,7 +123,7 @@ def _run(shop: Workshop, study: Study, command: str) -> Mapping[str, Any]:
     except HastenError as error:
         study.learn(f"not counted: {error}")
     return {
-        "command": command, "machine": this_machine().to_json(), "versions": versions(*_PACKAGES),
+        "command": command, "machine": shop.machine.to_json(), "versions": versions(*_PACKAGES),
         "started": study.started.isoformat(timespec="seconds"),
         "load": {"now": load_average(), "others_busy": study.busiest, "busy": busy, "sentence": sentence},
         "energy": shop.energy.to_json(), "flops": counts.get("flops"), "parameters": counts.get("parameters"),

@@ -30,7 +30,7 @@ from .workshop import Workshop
 _BLOCK = Plan(rounds=16, block_seconds=6.0)
 _RULES = racing.Rules()
 _SETTLED = 6  # contenders that race each other for the order in which the certify split is opened
-_KNOBS_OF = 2  # contenders whose other knobs are tried
+_AHEAD = 4  # candidates under way on other machines, the next one among them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,12 +197,20 @@ class Explorer:
             if choice is None and not self.mixer.look(self._best_log_speedup(), self.study.left - reserve_seconds):
                 break
             if choice is not None:
+                self._build_ahead(planner, self.study.left - reserve_seconds)
                 planner.learn(choice[0], self._take(*choice))
         open_steps = sum(1 for _ in self._steps())
         worth = planner.best(self._steps(), self._best_log_speedup(), math.inf)
         self.study.decide("stop", "no step is worth its time" if worth is None else "the finish needs what is left of the budget")
         self.study.learn(f"{open_steps} steps were left, {max(0.0, self.study.left):.0f} s of the budget remain.")
         self._settle(reserve_seconds)
+
+    def _build_ahead(self, planner: Planner, seconds_left: float) -> None:
+        """Where other machines can build meanwhile: what the next steps need."""
+        if self.shop.crew.builds_ahead:
+            coming = planner.ranked(self._steps(), self._best_log_speedup(), seconds_left)
+            wanted = {s.build_key: (s.technique, s.candidate) for s in coming if s.technique is not None and s.build_key not in self._built}
+            self.shop.prefetch(list(wanted.values())[:_AHEAD])
 
     def _steps(self) -> Iterator[Step]:
         """Everything that can be tried now."""
@@ -214,7 +222,7 @@ class Explorer:
                 known = self._built.get(step.build_key, base)
                 if kind.floor is base.floor and known is not None and runtime.fits(known, self.shop.target) is None:
                     yield from self._new(step)
-        for trial in sorted(self.contenders.values(), key=self.tryout.rank)[:_KNOBS_OF]:
+        for trial in self.contenders.values():
             for runtime in neighbours(trial.runtime, self.profile):
                 log = math.log(trial.speedup.value) if trial.speedup else 0.0
                 yield from self._new(

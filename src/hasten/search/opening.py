@@ -20,9 +20,11 @@ from ..core.seams import Loader, Profile, Reader, Target
 from ..core.signature import TensorSpec
 from ..core.store import Store
 from ..core.workload import Workload
+from ..measure import errands
 from ..measure.energy import Source, find_source
 from ..measure.quality import Metric, default_metric, get_metric
 from ..measure.worker import State, Worker
+from .crew import Crew
 from .space import make_space
 from .workshop import keep_original, preprocessed
 
@@ -40,9 +42,11 @@ def check_request(job: Job, target: Target, out: Path | None) -> None:
         check_place(out)
 
 
-def energy_source(job: Job, target: Target) -> Source:
-    """How the energy of a call is known here. Raises NotPossibleHere where the job wants it minimised or limited and it is unknown."""
-    source = find_source(target.device, job.target.watts_per_core)
+def energy_source(job: Job, target: Target, crew: Crew | None = None) -> Source:
+    """How the energy of a call is known where `crew` times (None: here). Raises NotPossibleHere where the job wants it
+    minimised or limited and it is unknown, WorkerError."""
+    about = (target.device, job.target.watts_per_core)
+    source = find_source(*about) if crew is None else crew.on_target(errands.find_energy, *about)
     wish = "search.objective" if job.search.objective == "energy" else "limits.energy_mj" if job.limits.energy_mj is not None else None
     if wish is not None and source.label == "unknown":
         hint = "For an estimate set target.watts_per_core to the watts that one busy core draws"

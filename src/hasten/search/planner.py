@@ -96,16 +96,18 @@ class Planner:
 
     def best(self, steps: Iterable[Step], best_log_speedup: float, seconds_left: float) -> tuple[Step, Promise] | None:
         """The step with the highest score of those that can be paid and are worth it, or None."""
+        first = next(iter(self.ranked(steps, best_log_speedup, seconds_left)), None)
+        return None if first is None else (first, self.promise(first))
+
+    def ranked(self, steps: Iterable[Step], best_log_speedup: float, seconds_left: float) -> list[Step]:
+        """The steps that can be paid and are worth it, highest score first."""
         scored: list[tuple[float, Step]] = []
         for step in steps:
             seconds = self._seconds(step)
             gain = self._chance(step) * expected_improvement(*self._log_speedup(step), best_log_speedup)
             if gain >= WORTH and seconds <= seconds_left:
                 scored.append((gain / seconds, step))
-        if not scored:
-            return None
-        chosen = max(scored, key=lambda pair: pair[0])[1]
-        return chosen, self.promise(chosen)
+        return [step for _, step in sorted(scored, key=lambda pair: pair[0], reverse=True)]
 
     def learn(self, step: Step, outcome: Outcome) -> None:
         """What a step taught about the next ones."""

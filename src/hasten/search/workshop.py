@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import numpy as np
 from ..core.candidate import Candidate, Floor
 from ..core.digest import digest_json, digest_path
 from ..core.errors import DataError, HastenError
-from ..core.machine import load_average, this_machine, versions
+from ..core.machine import versions
 from ..core.measurement import Measurement
 from ..core.preprocess import ImagePreprocess
 from ..core.samples import Samples, SplitName
@@ -21,12 +22,12 @@ from ..core.seams import Context, OperatorTime, Runtime, Target, Technique
 from ..core.store import Record, Store
 from ..core.trial import Trial
 from ..core.workload import Workload
-from ..measure import energy, tasks
-from ..measure.ceilings import Ceilings, measure_ceilings
-from ..measure.latency import Entrant, Plan, Race, race, start
-from ..measure.layers import layer_kinds
-from ..measure.sensitivity import Part, measure_parts
-from ..measure.worker import Worker
+from ..measure import energy, errands
+from ..measure.ceilings import Ceilings
+from ..measure.latency import Entrant, Plan, Race
+from ..measure.sensitivity import Part
+from .crew import Crew, Local
+from .parcel import not_yet
 from .study import Study
 
 _CHUNK = 256  # samples preprocessed at a time
@@ -42,14 +43,20 @@ class Built:
 
 
 class Workshop:
-    """Does the work of a search. Every method is free when its step was done before. energy: how joules are known here."""
+    """Does the work of a search. Every method is free when its step was done before.
+
+    crew: who does it (default: this process's own children); energy: how joules are known on the machine that times.
+    """
 
     def __init__(
-        self, store: Store, study: Study, workload: Workload, target: Target, seed: int, *, energy: energy.Source = energy.UNKNOWN
+        self, store: Store, study: Study, workload: Workload, target: Target, seed: int, crew: Crew | None = None, *,
+        energy: energy.Source = energy.UNKNOWN,
     ) -> None:  # fmt: skip
         self.energy = energy
         self.store, self.study, self.workload, self.target, self.seed = store, study, workload, target, seed
-        self.machine = this_machine()
+        self.crew = crew or Local(store)
+        self.machine = self.crew.machine
+        self._ahead: dict[str, tuple[Technique, Candidate]] = {}
         self.worked_seconds = 0.0  # what the steps of this search took, whenever they were done
         self._booked: set[str] = set()
 
@@ -68,30 +75,41 @@ class Workshop:
 
     def apply(self, technique: Technique, candidate: Candidate) -> Candidate:
         """The candidate after a technique. Raises HastenError."""
-        step = technique.step()
-        identity = {"candidate": candidate.id, "step": step.to_json(), "code": _code(technique), "seed": self.seed}
-        if not technique.lossless:  # only these may look at data
-            identity["calibration"] = self.workload.splits.digest
+        identity = self._candidate_identity(technique, candidate)
+        key = self.store.key("candidate", identity)
 
         def work(folder: Path) -> dict[str, Any]:
-            calibration = {} if technique.lossless else self.tensors("calibrate")
-            context = Context(folder=folder, calibration=calibration, threads=self.target.threads, seed=self.seed)
-            with Worker(technique.name, threads=self.target.threads) as worker:
-                return worker.call_within(max(30.0, self.study.left), tasks.apply_technique, technique, candidate, context)
+            return self.crew.build(key, errands.build, self._build_seconds, technique, candidate, self._context(technique, folder))
 
         with self.study.spending("export" if technique.floor == "module" else "build"):
             record = self._step("candidate", identity, work)
         return Candidate.from_json(record.value, record.folder / record.value["path"])
 
+    def prefetch(self, pairs: Sequence[tuple[Technique, Candidate]]) -> None:
+        """What `apply` will probably be asked for next: built meanwhile where there are other machines to build it on."""
+        if not self.crew.builds_ahead:
+            return
+        for key in self.crew.arrived():  # into the store, so that nothing that is finished can be lost
+            if pair := self._ahead.pop(key, None):
+                with contextlib.suppress(HastenError):  # the store has its failure
+                    self.apply(*pair)
+        for technique, candidate in pairs:
+            key = self.store.key("candidate", self._candidate_identity(technique, candidate))
+            if not self.store.has(key):
+                self._ahead[key] = (technique, candidate)
+                context = self._context(technique, not_yet(self.store))
+                self.crew.ahead(key, errands.build, self._build_seconds, technique, candidate, context)
+
     def count(self, candidate: Candidate) -> dict[str, Any]:
         """Operations of one call, parameters and operators of a graph: `flops`, `parameters`, `operators`, `problem`."""
+        identity = {"candidate": candidate.id, "batch": self.target.batch_size}
+        key = self.store.key("count", identity)
 
         def work(folder: Path) -> dict[str, Any]:
-            with Worker("count") as worker:
-                return worker.call(tasks.count_graph, candidate.path, self.target.batch_size)
+            return self.crew.build(key, errands.count, candidate.path, self.target.batch_size)
 
         with self.study.spending("count"):
-            value: dict[str, Any] = self._step("count", {"candidate": candidate.id, "batch": self.target.batch_size}, work).value
+            value: dict[str, Any] = self._step("count", identity, work).value
         return value
 
     def compile(self, runtime: Runtime, candidate: Candidate) -> Built:
@@ -113,8 +131,7 @@ class Workshop:
         }  # fmt: skip
 
         def work(folder: Path) -> dict[str, Any]:
-            with self.store.measuring():
-                return race(entrants, plan, where=self.where(), progress=self._progress("timing"), meter=self.energy.meter).to_json()
+            return self.crew.on_target(errands.race, entrants, plan, self.energy.meter)
 
         with self.study.spending("timing"):
             result = Race.from_json(self._step("race", identity, work).value)
@@ -146,21 +163,21 @@ class Workshop:
 
         def work(folder: Path) -> list[dict[str, Any]]:
             tensors, batch = self.tensors("calibrate"), candidate.signature.batch or 1
-            with Worker("sensitivity", threads=self.target.threads) as worker:
-                return worker.call(measure_parts, candidate.path, tensors, batch=batch, reduce_range=reduce_range)
+            return self.crew.on_target(errands.parts, candidate.path, tensors, self.target.threads, batch=batch, reduce_range=reduce_range)
 
         with self.study.spending("build"):
             return [Part.from_json(value) for value in self._step("parts", identity, work).value]
 
     def layer_kinds(self, graph: Candidate) -> dict[str, str]:
         """Node name -> kind of layer, as `ceilings` names kinds."""
+        identity = {"candidate": graph.id}
+        key = self.store.key("layers", identity)
 
         def work(folder: Path) -> dict[str, str]:
-            with Worker("layers") as worker:
-                return worker.call(layer_kinds, graph.path)
+            return self.crew.build(key, errands.layers, graph.path)
 
         with self.study.spending("profile"):
-            kinds: dict[str, str] = self._step("layers", {"candidate": graph.id}, work).value
+            kinds: dict[str, str] = self._step("layers", identity, work).value
         return kinds
 
     def memory(self, trial: Trial) -> Measurement:
@@ -173,17 +190,16 @@ class Workshop:
             "batch": self.target.batch_size,
         }
 
-        def work(folder: Path) -> list[int]:
-            with Worker("memory", threads=trial.runtime.num_threads(self.target)) as worker:
-                return list(worker.call(tasks.peak_memory, trial.runtime, built.folder, self.target, tensors, self.target.batch_size))
+        def work(folder: Path) -> dict[str, Any]:
+            return self.crew.on_target(errands.memory, trial.runtime, built.folder, self.target, tensors, self.target.batch_size)
 
         with self.study.spending("memory"):
-            before, after = self._step("memory", identity, work).value
+            peak = self._step("peak-memory", identity, work).value
         return Measurement(
-            metric="peak_memory", unit="B", samples=(float(max(0, after - before)),),
+            metric="peak_memory", unit="B", samples=(float(max(0, peak["after"] - peak["before"])),),
             method={"how": "peak resident bytes of a fresh process after 10 calls, less its peak before it loaded the program",
-                    "before": before, "after": after},
-            where=self.where(),
+                    "before": peak["before"], "after": peak["after"]},
+            where=peak["where"],
         )  # fmt: skip
 
     def operator_times(self, trial: Trial) -> tuple[OperatorTime, ...] | None:
@@ -196,8 +212,7 @@ class Workshop:
         }  # fmt: skip
 
         def work(folder: Path) -> Any:
-            with self.store.measuring(), Worker(f"profile {trial.runtime.name}", threads=trial.runtime.num_threads(self.target)) as worker:
-                return worker.call(tasks.operator_times, trial.runtime, built.folder, self.target, tensors, _PROFILED_CALLS)
+            return self.crew.on_target(errands.operator_times, trial.runtime, built.folder, self.target, tensors, _PROFILED_CALLS)
 
         with self.study.spending("profile"):
             rows = self._step("operators", identity, work).value
@@ -206,7 +221,7 @@ class Workshop:
     def ceilings(self, runtimes: Sequence[Runtime]) -> Ceilings:
         """What this machine can do at most with the target's threads, and what int8 is worth in each of `runtimes`."""
         with self.study.spending("profile"):
-            return kept_ceilings(self.store, runtimes, self.target, step=self._step)
+            return kept_ceilings(self.crew, runtimes, self.target, step=self._step)
 
     def evaluator(self, trial: Trial, split: SplitName, batch_size: int) -> Evaluator:
         """Runs the trial's program over a split, piece by piece, `batch_size` samples a call (a fixed batch wins)."""
@@ -221,28 +236,32 @@ class Workshop:
             self.study.credit(0.0 if record.fresh else max(0.0, record.seconds - record.waited_seconds))
         return record
 
-    def where(self) -> dict[str, Any]:
-        """Where measurements of this search are taken."""
-        return {"machine": self.machine.id, "load_average": load_average()}
+    def _candidate_identity(self, technique: Technique, candidate: Candidate) -> dict[str, Any]:
+        identity = {"candidate": candidate.id, "step": technique.step().to_json(), "code": _code(technique), "seed": self.seed}
+        if not technique.lossless:  # only these may look at data
+            identity["calibration"] = self.workload.splits.digest
+        return identity
+
+    def _context(self, technique: Technique, folder: Path) -> Context:
+        calibration = {} if technique.lossless else self.tensors("calibrate")
+        return Context(folder=folder, calibration=calibration, threads=self.target.threads, seed=self.seed)
+
+    @property
+    def _build_seconds(self) -> float:
+        return max(30.0, self.study.left)
 
     def _program_id(self, runtime: Runtime, candidate: Candidate) -> str:
         return digest_json([candidate.id, runtime.step().to_json(), _code(runtime), self.target.__dict__])
 
     def _compile(self, runtime: Runtime, candidate: Candidate, folder: Path) -> dict[str, Any]:
-        program = folder / "program"
-        program.mkdir()
-        with Worker(runtime.name, threads=self.target.threads) as worker:
-            size = worker.call_within(max(60.0, self.study.left), tasks.compile_program, runtime, candidate, self.target, program)
-        return {"size_bytes": size}
+        seconds = max(60.0, self.study.left)
+        return self.crew.on_target(errands.compile_program, seconds, runtime, candidate, self.target, folder / "program")
 
-    def _entrant(self, trial: Trial, key: str, batch_size: int) -> Entrant:
+    def _entrant(self, trial: Trial, key: str, batch_size: int, split: SplitName = "select") -> Entrant:
         built = self.compile(trial.runtime, trial.candidate)
         return Entrant(
-            key=key, runtime=trial.runtime, folder=built.folder, target=self.target, tensors=self.tensors("select"), batch_size=batch_size
+            key=key, runtime=trial.runtime, folder=built.folder, target=self.target, tensors=self.tensors(split), batch_size=batch_size
         )
-
-    def _progress(self, what: str) -> Any:
-        return lambda fraction: self.study.observer.trying(what, "", fraction)
 
     def _write_tensors(self, samples: Samples, folder: Path) -> dict[str, Any]:
         preprocess, specs = self.workload.preprocess, self.workload.original.signature.inputs
@@ -269,11 +288,11 @@ class Workshop:
 
 
 class Evaluator:
-    """Outputs of one program over one split, computed on demand and kept. The child starts when it is first needed."""
+    """Outputs of one program over one split, computed on demand and kept. Its child starts when it is first needed."""
 
     def __init__(self, workshop: Workshop, trial: Trial, split: SplitName, batch_size: int) -> None:
         self._shop, self._trial, self._split = workshop, trial, split
-        self._worker: Worker | None = None
+        self._child = f"{trial.id} {split}"
         self.seconds_per_sample = 0.0
         self.batch_size = trial.candidate.signature.batch or batch_size
 
@@ -281,8 +300,7 @@ class Evaluator:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._worker is not None:
-            self._worker.close()
+        self._shop.crew.release(self._child)
 
     def outputs(self, start_at: int, stop: int) -> dict[str, np.ndarray]:
         """Outputs for samples `start_at` to `stop` of the split, by name."""
@@ -292,22 +310,15 @@ class Evaluator:
             "range": [start_at, stop], "batch": self.batch_size, "machine": shop.machine.id,
             "preprocess": shop.workload.preprocess.model_dump() if shop.workload.preprocess else None,
         }  # fmt: skip
-        tensors = shop.tensors(self._split)
         with shop.study.spending("quality"):
-            record = shop._step("outputs", identity, lambda folder: self._run(tensors, start_at, stop, folder))
+            record = shop._step("outputs", identity, lambda folder: self._run(start_at, stop, folder))
         self.seconds_per_sample = record.value["seconds"] / (stop - start_at)
         names = (record.folder / "names.txt").read_text().split("\n")
         return {name: np.load(record.folder / f"{number}.npy") for number, name in enumerate(names)}
 
-    def _run(self, tensors: dict[str, Path], start_at: int, stop: int, folder: Path) -> dict[str, float]:
-        if self._worker is None:
-            self._worker = start(self._shop._entrant(self._trial, self._trial.id, 1))
-        try:
-            return {"seconds": self._worker.call(tasks.evaluate, tensors, start_at, stop, self.batch_size, folder)}
-        except BaseException:  # crashed or interrupted: the next call starts a fresh one
-            self._worker.close()
-            self._worker = None
-            raise
+    def _run(self, start_at: int, stop: int, folder: Path) -> dict[str, float]:
+        entrant = self._shop._entrant(self._trial, self._trial.id, 1, self._split)
+        return {"seconds": self._shop.crew.on_target(errands.evaluate, self._child, entrant, start_at, stop, self.batch_size, folder)}
 
 
 def preprocessed(preprocess: ImagePreprocess, pictures: Sequence[Any], samples: Samples, start_at: int) -> np.ndarray:
@@ -324,22 +335,17 @@ def preprocessed(preprocess: ImagePreprocess, pictures: Sequence[Any], samples: 
         raise
 
 
-def kept_ceilings(store: Store, runtimes: Sequence[Runtime], target: Target, *, step: Callable[..., Record] | None = None) -> Ceilings:
-    """What this machine can do at most, and what int8 is worth in those of `runtimes` that run graphs here; measured once.
+def kept_ceilings(crew: Crew, runtimes: Sequence[Runtime], target: Target, *, step: Callable[..., Record]) -> Ceilings:
+    """What the machine that times can do at most, and what int8 is worth in those of `runtimes` that run graphs; measured once.
 
-    step: does and keeps the work (default: the store's own).
+    step: does and keeps the work (`Store.step`).
     """
     fitting = [r for r in runtimes if r.floor is Floor.GRAPH and r.fits(None, target) is None]
     identity = {
-        "runtimes": [[r.step().to_json(), _code(r)] for r in fitting], "machine": this_machine().id, "threads": target.threads,
+        "runtimes": [[r.step().to_json(), _code(r)] for r in fitting], "machine": crew.machine.id, "threads": target.threads,
         "code": digest_path(Path(inspect.getfile(Ceilings))),
     }  # fmt: skip
-
-    def work(folder: Path) -> dict[str, Any]:
-        with store.measuring():
-            return measure_ceilings(fitting, target).to_json()
-
-    return Ceilings.from_json((step or store.step)("ceilings", identity, work).value)
+    return Ceilings.from_json(step("ceilings", identity, lambda folder: crew.on_target(errands.ceilings, fitting, target)).value)
 
 
 def keep_original(store: Store, candidate: Candidate) -> Candidate:
