@@ -135,7 +135,7 @@ class Measurement:
             return 1.0
         hits = np.bincount(rounds, weights=beyond)
         apart = float(((hits - share * sizes) ** 2).sum()) * len(sizes) / (len(sizes) - 1)
-        unsure = student_quantile(0.95, max(1, int((hits > 0).sum()) - 1)) / 1.645
+        unsure = student_quantile(0.95, max(1, int((hits > 0).sum()) - 1)) / 1.645  # over the normal one
         return max(1.0, apart / (len(beyond) * share * (1 - share))) * unsure**2
 
     def to_json(self) -> dict[str, Any]:
