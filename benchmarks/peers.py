@@ -25,7 +25,7 @@ from typing import Any
 import main_models
 import numpy as np
 from common import BUNDLES, ROOT, Figures, figure, finish, known_figures, workshop, write
-from rivals import PEERS, PLUGIN, SEES_OURS, Made, make, packages_of, python_of, write_inputs
+from rivals import PEERS, PLUGINS, SEES_OURS, Made, make, packages_of, python_of, write_inputs
 
 from hasten.bundle.layout import PROGRAM
 from hasten.bundle.read import Bundle
@@ -102,7 +102,8 @@ class Field:
 def _trial(name: str, made: Made, original: Candidate, graph: Candidate) -> Trial:
     """A peer's program as a trial. Its identity is its content."""
     assert made.program is not None
-    runtime = get(Runtime, made.runtime)(**made.options)
+    kind = "openvino-ir" if made.program.endswith(".xml") else made.runtime
+    runtime = get(Runtime, kind)(**made.options)
     start = original if runtime.floor == original.floor else graph
     step = Step(name=f"peer-{name}", options={"content": made.content}, versions=made.versions)
     return Trial(candidate=start.then(step, made.folder / made.program, lossless=False), runtime=runtime)
@@ -215,7 +216,8 @@ def read_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = read_arguments()
     root = arguments.out.resolve()
-    add_plugin(PLUGIN)
+    for plugin in PLUGINS:
+        add_plugin(plugin)
     if python_of(SEES_OURS, root):
         os.environ["HASTEN_TORCHAO"] = str(packages_of(SEES_OURS, root))
     figures = known_figures(NAME)

@@ -31,7 +31,8 @@ from hasten.search.workshop import Workshop
 from hasten.techniques._graph import is_transformer
 
 SCRIPTS = HERE / "peers"
-PLUGIN = SCRIPTS / "torch_compile.py"
+PLUGINS = (SCRIPTS / "openvino_ir.py", SCRIPTS / "torch_compile.py")
+"""What runs programs that are no ONNX graphs."""
 SEES_OURS = "torchao"
 """The environment that adds one package to hasten's own: its programs are run with hasten's torch."""
 LIMIT_SECONDS = 600.0
