@@ -323,7 +323,7 @@ def passing(n: int, limit: float, won: float, alpha: float) -> float:
             passed = rate(b, middle, n, alpha).high <= 100 * limit
             least, most = (least, middle) if passed else (middle + 1, most)
         total += stats.binom.pmf(b, n, lost) * stats.binom.sf(least - 1, others, share_won)
-    return total
+    return float(total)
 
 
 def certified(splits: Splits, true_drops: list[float], won: float, rng: np.random.Generator) -> float | None:
