@@ -139,30 +139,27 @@ def race(
             for runner in runners.values():
                 runner.close()
     others = idle.others_busy()
-    latency = {
-        e.key: Measurement(
-            metric="latency",
-            unit="s",
-            samples=tuple(s for r in wall[e.key] for s in r),
-            groups=tuple(g for g, r in enumerate(wall[e.key]) for _ in r),
-            cpu_seconds=tuple(s for r in cpu[e.key] for s in r),
-            method={
-                "how": "interleaved rounds of wall-clock timed calls, each program in a process of its own",
-                "blocks": plan.blocks,
-                "block_of_round": blocks,
-                "rounds": rounds,
-                "slice_seconds": plan.slice_seconds,
-                "batch_size": e.batch_size,
-                "threads": e.runtime.num_threads(e.target),
-                "warm_up": warmth[e.key],
-                "entrants": [x.key for x in entrants],
-            },
-            where={**where, "others_busy": others, "load_average": load_average()},
-        )
-        for e in entrants
-    }
+    told = {
+        "blocks": plan.blocks, "block_of_round": blocks, "rounds": rounds, "slice_seconds": plan.slice_seconds,
+        "entrants": [e.key for e in entrants],
+    }  # fmt: skip
+    taken = {**where, "others_busy": others, "load_average": load_average()}
+    latency = {e.key: _measurement(e, wall[e.key], cpu[e.key], {**told, "warm_up": warmth[e.key]}, taken) for e in entrants}
     spending = {key: energy.measured(joules[key], meter.text, m.method, m.where) for key, m in latency.items()} if meter else {}
     return Race(latency=latency, block_of_round=tuple(blocks), others_busy=others, energy=spending)
+
+
+def _measurement(
+    entrant: Entrant, wall: Sequence[Sequence[float]], cpu: Sequence[Sequence[float]], told: Mapping[str, Any], where: Mapping[str, Any]
+) -> Measurement:
+    """The latency of an entrant from its seconds by round. told: how the race was run."""
+    return Measurement(
+        metric="latency", unit="s", samples=tuple(s for r in wall for s in r), groups=tuple(g for g, r in enumerate(wall) for _ in r),
+        cpu_seconds=tuple(s for r in cpu for s in r),
+        method={"how": "interleaved rounds of wall-clock timed calls, each program in a process of its own", **told,
+                "batch_size": entrant.batch_size, "threads": entrant.runtime.num_threads(entrant.target)},
+        where=where,
+    )  # fmt: skip
 
 
 def affordable_rounds(plan: Plan, best_seconds: Sequence[float]) -> int:

@@ -7,11 +7,8 @@ by it), so the noise of a set of parts is about the sum of theirs: good enough t
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ import numpy as np
 
 from ..core.errors import NotPossibleHere
 from ..core.need import need
+from .silence import silence
 from .worker import State
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
@@ -58,7 +56,7 @@ def measure_parts(
         raise NotPossibleHere("mixed precision", "needs a graph with two or more named Conv, MatMul or Gemm nodes, and samples")
     right = _outputs(model.SerializeToString(), samples)
     del model.graph.value_info[:]  # the quantizer transposes weights and would contradict them
-    with tempfile.TemporaryDirectory() as scratch, _silence():
+    with tempfile.TemporaryDirectory() as scratch, silence():
         ranges = Path(scratch) / "ranges.json"
         return [
             Part(nodes=nodes, noise=_noise(right, _outputs(_quantised(model, nodes, ranges, samples, reduce_range), samples))).to_json()
@@ -127,14 +125,3 @@ def _noise(right: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> float:
     """The worst output's share of noise."""
     shares = [float(np.mean((a - b) ** 2) / max(1e-30, float(np.mean(a**2)))) for a, b in zip(right, got, strict=True)]
     return max(s if np.isfinite(s) else 1e6 for s in shares)
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(level)

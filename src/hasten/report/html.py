@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from ..core.need import need
 from ..core.units import format_seconds
 from . import plots, words
 from . import story as stories
+from ._page import page
 from .story import Record, Story
 
 MAX_PICTURE_BYTES = 200_000
@@ -89,14 +89,7 @@ def render(manifest: Mapping[str, Any], evidence: Sequence[Mapping[str, Any]]) -
     Raises MissingExtra without jinja2 or matplotlib.
     """
     story = Story.of(manifest, evidence)
-    jinja2 = need("jinja2", why="to write the report")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    svg: Callable[[str], Any] = need("markupsafe").Markup
-    drawings = {name: [svg(draw(story, size)) for size in (plots.WIDE, plots.NARROW)] for name, draw in _DRAWINGS.items()}
-    text: str = environment.get_template("report.html.j2").render(**_view(story), drawings=drawings)
-    return text
+    return page("report.html.j2", _view(story), _DRAWINGS, story)
 
 
 _DRAWINGS = {"pareto": plots.pareto, "rounds": plots.rounds, "throughput": plots.throughput}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from ..core.need import need
 from ..core.units import format_bytes
-from . import plots, profile_plots
+from . import profile_plots
+from ._page import page
 from .profile_story import dearest, kinds, summary
 
 _SHOWN = 40  # operators of each runtime
@@ -22,14 +22,7 @@ _DRAWINGS = {
 
 def render_profile(profile: Mapping[str, Any]) -> str:
     """The page of `hasten profile`, from its document. Raises MissingExtra without jinja2 or matplotlib."""
-    jinja2 = need("jinja2", why="to write the profile")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    svg: Callable[[str], Any] = need("markupsafe").Markup
-    drawings = {name: [svg(draw(profile, size)) for size in (plots.WIDE, plots.NARROW)] for name, draw in _DRAWINGS.items()}
-    text: str = environment.get_template("profile.html.j2").render(**_view(profile), drawings=drawings)
-    return text
+    return page("profile.html.j2", _view(profile), _DRAWINGS, profile)
 
 
 def _view(profile: Mapping[str, Any]) -> dict[str, Any]:

@@ -165,7 +165,7 @@ class Explorer:
     def _measure_physics(self) -> None:
         """Where the float model's time goes in each runtime, and what 8 bits are worth there: what forecasts stand on."""
         graph = self.graphs[-1]
-        runtimes = [r for kind in self.space.runtimes if kind.floor is graph.floor and (r := self._knobs.get(kind, kind()))]
+        runtimes = [self._knobs.get(kind, kind()) for kind in self.space.runtimes if kind.floor is graph.floor]
         self.study.decide("profile", "where the time goes in each runtime, and what 8 bits are worth on this machine")
         try:
             kinds, ceilings = self.shop.layer_kinds(graph), self.shop.ceilings(runtimes)
@@ -190,7 +190,6 @@ class Explorer:
         """What changes outputs, by what it promises per second, until nothing is worth its time or the budget says stop."""
         self.study.stage("techniques", "what changes outputs must be faster than the reference, and right")
         self._measure_physics()
-        self.mixer = Mixer(self.shop, self.study, self.profile, self.judge.limit)
         planner = Planner(physics=self.physics, profile=self.profile, program_seconds=4 * self.tryout.seconds_per_entrant)
         while True:
             choice = planner.best(self._steps(), self._best_log_speedup(), self.study.left - reserve_seconds)
@@ -214,6 +213,10 @@ class Explorer:
 
     def _steps(self) -> Iterator[Step]:
         """Everything that can be tried now."""
+        return (step for step in self._offers() if step.key not in self._taken)
+
+    def _offers(self) -> Iterator[Step]:
+        """Everything that fits, taken or not."""
         base = self.graphs[-1]
         for technique in variants(self.space.techniques, self.profile, base):
             for kind in self.space.runtimes:
@@ -221,25 +224,19 @@ class Explorer:
                 step = Step(candidate=base, technique=technique, runtime=runtime)
                 known = self._built.get(step.build_key, base)
                 if kind.floor is base.floor and known is not None and runtime.fits(known, self.shop.target) is None:
-                    yield from self._new(step)
+                    yield step
         for trial in self.contenders.values():
             for runtime in neighbours(trial.runtime, self.profile):
                 log = math.log(trial.speedup.value) if trial.speedup else 0.0
-                yield from self._new(
-                    Step(candidate=trial.candidate, technique=None, runtime=runtime, known_log_speedup=log,
-                         reason="what suits float32 need not suit it")
+                yield Step(
+                    candidate=trial.candidate, technique=None, runtime=runtime, known_log_speedup=log,
+                    reason="what suits float32 need not suit it",
                 )  # fmt: skip
-
-        for step in self.mixer.steps(self._best_log_speedup()):
-            yield from self._new(step)
-
-    def _new(self, step: Step) -> Iterator[Step]:
-        if step.text not in self._taken:
-            yield step
+        yield from self.mixer.steps(self._best_log_speedup())
 
     def _take(self, step: Step, promise: Promise) -> Outcome:
         """One step: build, run, time, judge."""
-        self._taken.add(step.text)
+        self._taken.add(step.key)
         began = self.shop.worked_seconds
         decision = self.study.decide(step.text, f"promises {promise.text}" + (f"; {step.reason}" if step.reason else ""), promise.to_json())
         candidate = self._candidate(step)
@@ -274,8 +271,8 @@ class Explorer:
             raced, evidence, winner = self._fastest({t.id: t for t in best}, "contenders", leave_seconds=0.8 * reserve_seconds)
             self.contenders |= raced
             if evidence is not None:
-                gaps = racing.first_gaps(evidence, winner)
-                self.order = tuple(sorted(raced, key=lambda key: (key != winner, gaps.get(key, math.inf))))
+                gaps = racing.gaps_to(winner, evidence)
+                self.order = tuple(sorted(raced, key=lambda key: (key != winner, gaps[key])))
 
     # What both stages use ----------------------------------------------------------------------------------------------
 

@@ -52,13 +52,13 @@ class Mixer:
     def __init__(self, shop: Workshop, study: Study, profile: Profile, limit: float) -> None:
         self.shop, self.study, self.profile, self.limit = shop, study, profile, limit
         self._wholes: dict[tuple[str, str], _Whole] = {}
-        self._mix_of: dict[str, tuple[_Whole, Mix]] = {}  # by the text of its step
+        self._mix_of: dict[str, tuple[_Whole, Mix]] = {}  # by the key of its step
         self._looked: set[tuple[str, str]] = set()
 
     def note(self, step: Step, trial: Trial, gain: float | None, right: float | None) -> None:
         """What became of a step. Of variants of one technique on one runtime the fastest that was judged is remembered."""
-        if step.text in self._mix_of:
-            whole, mix = self._mix_of[step.text]
+        if step.key in self._mix_of:
+            whole, mix = self._mix_of[step.key]
             if trial.drop is not None:
                 whole.seen[mix.noise] = trial.drop
             if gain is not None:  # what the parts' own times cannot tell: conversions, and fusions that no longer happen
@@ -100,7 +100,7 @@ class Mixer:
                     right=chance(mix, whole.seen, self.limit), known_log_speedup=math.log(whole.gain / mix.slower),
                     reason=f"{len(mix.skip)} nodes stay in float and {100 * mix.noise:.0f} % of the noise is left",
                 )  # fmt: skip
-                self._mix_of.setdefault(step.text, (whole, mix))
+                self._mix_of.setdefault(step.key, (whole, mix))
                 yield step
 
     def _worth(self, best_log_speedup: float) -> list[tuple[tuple[str, str], _Whole]]:

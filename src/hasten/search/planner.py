@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..core.candidate import Candidate
+from ..core.digest import digest_json
 from ..core.seams import Profile, Runtime, Technique
 from .forecast import Effects, Physics, Promise, Surrogate, expected_improvement, share_right
 
@@ -44,9 +45,15 @@ class Step:
         return " > ".join([*self.candidate.recipe, *steps, self.runtime.step().text])
 
     @property
+    def key(self) -> str:
+        """Names the program that it makes: equal for a technique on a runtime and for those knobs of what the technique made."""
+        done = [*self.candidate.lineage, *([self.technique.step()] if self.technique else []), self.runtime.step()]
+        return digest_json([step.to_json() for step in done])
+
+    @property
     def build_key(self) -> str:
         """Names what must be built: equal for steps that share it."""
-        return f"{self.candidate.id} {self.technique.step().text if self.technique else ''}"
+        return digest_json([self.candidate.id, self.technique.step().to_json() if self.technique else None])
 
     @property
     def effects(self) -> Effects:

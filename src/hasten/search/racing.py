@@ -51,13 +51,11 @@ class Gap:
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """After a block. winner: the answer so far; sure: whether the rules are satisfied; alive: who must run on, in the fixed order;
-    gaps: to the leader, for everybody who ran in the last block."""
+    """After a block. winner: the answer so far; sure: whether the rules are satisfied; alive: who must run on, in the fixed order."""
 
     winner: str
     sure: bool
     alive: tuple[str, ...]
-    gaps: Mapping[str, Gap]
 
 
 @dataclass(kw_only=True)
@@ -105,11 +103,11 @@ def standing(evidence: Evidence, order: Sequence[str], rules: Rules) -> Standing
     winner = next(key for key in alive if gaps[key].value <= zone)
     first = alive[0]
     if all(gap(first, other).high <= zone for other in alive):
-        return Standing(winner=first, sure=True, alive=(first,), gaps=gaps)
+        return Standing(winner=first, sure=True, alive=(first,))
     # Whoever comes after one that is surely an equal of all can no longer be the answer; the leader stays, to be compared with.
     known = next((n for n, key in enumerate(alive) if all(gap(key, other).high <= zone for other in alive)), len(alive) - 1)
     kept = [key for n, key in enumerate(alive) if n <= known or key == leader]
-    return Standing(winner=winner, sure=False, alive=tuple(kept), gaps=gaps)
+    return Standing(winner=winner, sure=False, alive=tuple(kept))
 
 
 def ratio(evidence: Evidence, slow: str, fast: str, rules: Rules, *, level: float = 0.95) -> Interval:
@@ -121,9 +119,9 @@ def ratio(evidence: Evidence, slow: str, fast: str, rules: Rules, *, level: floa
     return Interval(value=math.exp(middle), low=math.exp(middle - reach), high=math.exp(middle + reach), level=level, n=len(values))
 
 
-def first_gaps(evidence: Evidence, winner: str) -> dict[str, float]:
-    """Log ratio of everybody's time to the winner's, over all blocks that both ran in."""
-    return {key: float(evidence.log_ratios(key, winner)[0].mean()) for key in evidence.blocks[0] if winner in evidence.blocks[0]}
+def gaps_to(winner: str, evidence: Evidence) -> dict[str, float]:
+    """Log ratio of everybody's time to the winner's, over all blocks that both ran in: the first one at least."""
+    return {key: float(evidence.log_ratios(key, winner)[0].mean()) for key in evidence.blocks[0]}
 
 
 def run(

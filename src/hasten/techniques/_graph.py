@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from ..core.candidate import Candidate
 from ..core.errors import HastenError, NotPossibleHere
 from ..core.need import need
 from ..core.seams import Context
+from ..measure.silence import silence
 
 _FILE = "model.onnx"
 INT8_OPERATORS = frozenset(
@@ -69,17 +67,11 @@ def quietly(what: str) -> Iterator[None]:
 
     Techniques run in a child process of their own, so that redirecting its streams disturbs nobody.
     """
-    sink = io.StringIO()
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
     try:
-        with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silence():
             yield
     except (HastenError, MemoryError):
         raise
     except Exception as error:
         text = " ".join(str(error).split())
         raise NotPossibleHere(what, f"failed on this model ({type(error).__name__}: {text[:300]})") from error
-    finally:
-        logging.disable(level)
