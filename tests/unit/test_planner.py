@@ -102,6 +102,15 @@ def test_a_sibling_of_what_was_wrong_is_less_likely_right() -> None:
     assert plan.promise(replace(step(0), runtime=Null(threads=0))).right < plan.promise(step(1)).right
 
 
+def test_other_knobs_of_what_the_technique_made_have_the_chance_that_it_showed() -> None:
+    plan, first = planner(), step()
+    made = GRAPH.then(first.technique.step(), Path("made.onnx"))  # type: ignore[union-attr]
+    knobs = Step(candidate=made, technique=None, runtime=Null(), known_log_speedup=0.5)
+    plan.learn(first, outcome(2.0, right=0.0))
+    assert plan.promise(knobs).right == pytest.approx(0.1)
+    assert plan.promise(knobs).right == plan.promise(first).right
+
+
 def test_of_equal_promises_the_cheaper_is_taken_and_nothing_that_cannot_be_paid() -> None:
     plan, cheap, dear = planner(), step(0, seconds=5.0), step(1, seconds=50.0)
     chosen = plan.best([dear, cheap], 0.0, seconds_left=100.0)

@@ -47,13 +47,13 @@ class Step:
     @property
     def key(self) -> str:
         """Names the program that it makes: equal for a technique on a runtime and for those knobs of what the technique made."""
-        done = [*self.candidate.lineage, *([self.technique.step()] if self.technique else []), self.runtime.step()]
-        return digest_json([step.to_json() for step in done])
+        return digest_json([self.build_key, self.runtime.step().to_json()])
 
     @property
     def build_key(self) -> str:
-        """Names what must be built: equal for steps that share it."""
-        return digest_json([self.candidate.id, self.technique.step().to_json() if self.technique else None])
+        """Names the candidate that it needs: equal for a technique on any runtime and for other knobs of what the technique made."""
+        done = [*self.candidate.lineage, *([self.technique.step()] if self.technique else [])]
+        return digest_json([step.to_json() for step in done])
 
     @property
     def effects(self) -> Effects:
