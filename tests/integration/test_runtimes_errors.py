@@ -46,3 +46,9 @@ def test_openvino_aims_at_throughput_only_where_throughput_is_the_aim() -> None:
     profiles = {aim: Profile(machine=this_machine(), target=TARGET, objective=aim) for aim in ("latency", "throughput")}
     hints = {aim: {r.options().get("hint", "latency") for r in kind.space(profile)} for aim, profile in profiles.items()}
     assert hints == {"latency": {"latency"}, "throughput": {"latency", "throughput"}}
+
+
+def test_the_memory_arena_is_a_knob_only_where_memory_is_the_aim() -> None:
+    kind = get(Runtime, "onnxruntime")
+    arenas = {o: {r.arena for r in kind.space(Profile(machine=this_machine(), target=TARGET, objective=o))} for o in ("latency", "memory")}  # type: ignore[attr-defined]
+    assert arenas == {"latency": {True}, "memory": {True, False}}

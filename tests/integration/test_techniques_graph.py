@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 
 from hasten.core.candidate import Candidate, Floor, Step
 from hasten.core.errors import ExportError
+from hasten.core.machine import this_machine
 from hasten.core.registry import get
-from hasten.core.seams import Context, Runtime, Target, Technique
+from hasten.core.seams import Context, Profile, Runtime, Target, Technique
 from hasten.core.signature import Signature, TensorSpec
+from hasten.doctor.arithmetic import ShortArithmetic
 from hasten.testing import reference_model
 
 onnx = pytest.importorskip("onnx")
@@ -83,6 +86,34 @@ def test_float16_halves_the_file_and_hardly_moves_the_outputs(tmp_path: Path) ->
 def test_float16_is_not_tried_for_speed() -> None:
     profile = reference_model("digits").profile("latency")
     assert "nothing is won for latency" in str(get(Technique, "float16")().fits(None, profile))
+
+
+def test_bfloat16_rounds_where_it_is_allowed_and_nowhere_else(tmp_path: Path) -> None:
+    model, technique, openvino = reference_model("digits"), get(Technique, "bfloat16")(), get(Runtime, "openvino")()
+    if reason := technique.fits(
+        model.graph, Profile(machine=this_machine(), target=TARGET, facts=ShortArithmetic().ask(TARGET).facts)
+    ) or openvino.fits(None, TARGET):
+        pytest.skip(reason)
+    (tmp_path / "out").mkdir()
+    after = technique.apply(model.graph, model.context(tmp_path / "out"))
+    errors = {}
+    for name, candidate in (("float32", model.graph), ("bfloat16", after)):
+        (tmp_path / name).mkdir()
+        openvino.compile(candidate, TARGET, tmp_path / name)
+        got = openvino.load(tmp_path / name, TARGET).run(model.inputs)["logits"]
+        errors[name] = float(np.abs(got - model.outputs["logits"]).max() / np.abs(model.outputs["logits"]).max())
+    assert errors["float32"] < 1e-5
+    assert 1e-4 < errors["bfloat16"] < 0.05
+
+
+def test_bfloat16_needs_a_processor_and_a_runtime_that_have_it() -> None:
+    profile, model = reference_model("digits").profile("latency"), reference_model("digits")
+    technique = get(Technique, "bfloat16")()
+    assert "multiplies no bfloat16" in str(technique.fits(None, replace(profile, facts=frozenset())))
+    assert technique.fits(None, replace(profile, facts=frozenset({"bfloat16-arithmetic"}))) is None
+    allowed = replace(model.graph, facts=model.graph.facts | technique.adds)
+    assert "float32" in str(get(Runtime, "onnxruntime")().fits(allowed, TARGET))
+    assert get(Runtime, "onnxruntime")().fits(model.graph, TARGET) is None
 
 
 def test_an_operator_without_a_form_in_onnx_is_named(tmp_path: Path) -> None:

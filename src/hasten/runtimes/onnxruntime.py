@@ -8,16 +8,16 @@ import re
 import statistics
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from ..core.candidate import Candidate, Floor
 from ..core.errors import NotPossibleHere
 from ..core.need import missing, need
-from ..core.seams import Arrays, OperatorTime, Program, Runtime, Target, option
+from ..core.seams import Arrays, OperatorTime, Profile, Program, Runtime, Target, option
 from ..core.signature import Signature
 from ._folder import link_or_copy, read_signature, write_signature
 from ._operators import Claim, Node, assign, read_nodes
@@ -56,8 +56,19 @@ class OnnxRuntime(Runtime):
         choices=("all",),
         allowed=tuple(_LEVELS),
     )
+    arena: bool = option(True, "Keep freed memory for the next call. Without it a process holds less; single calls were as fast.")
+
+    @classmethod
+    def space(cls, profile: Profile) -> Iterator[Self]:
+        """Without the arena too, where memory is the aim: it does nothing for speed."""
+        for plain in super().space(profile):
+            yield plain
+            if profile.objective == "memory":
+                yield replace(plain, arena=False)
 
     def fits(self, candidate: Candidate | None, target: Target) -> str | None:
+        if candidate is not None and "bfloat16-allowed" in candidate.facts:
+            return "it computes in float32, so leave to use bfloat16 changes nothing"
         return missing("onnxruntime")
 
     def compile(self, candidate: Candidate, target: Target, folder: Path) -> None:
@@ -94,6 +105,7 @@ class OnnxRuntime(Runtime):
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[self.optimization])
+        options.enable_cpu_mem_arena = self.arena
         options.log_severity_level = 3
         # Otherwise the pool burns a core for about 60 ms after each call, which slows every neighbour and whoever is timed next.
         options.add_session_config_entry("session.force_spinning_stop", "1")

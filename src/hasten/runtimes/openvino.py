@@ -20,6 +20,7 @@ from ._folder import read_signature, write_signature
 from ._operators import HEAVY, Claim, Node, assign, kept_nodes, write_nodes
 
 _FILE = "model.xml"
+_PRECISION = "precision.txt"  # what floating point may be computed in, where it is not f32
 _WARM_UP_CALLS = 3
 _TRUNCATED_US = 1.0  # it cuts durations and their mean to whole microseconds: half of one is lost each time, on average
 # Its operators -> ONNX words.
@@ -35,7 +36,7 @@ _LACKING = r"(?:No conversion rule found for operations?|not supported operation
 
 @dataclass(frozen=True, kw_only=True)
 class OpenVino(Runtime):
-    """OpenVINO, CPU plug-in, float32 where the model says float32.
+    """OpenVINO, CPU plug-in, float32 where the model says float32, unless the candidate allows bfloat16.
 
     A graph of fixed batch size ran about a tenth faster than one of free batch size, so the program is specialised for the
     target's batch; other batch sizes are served by a general twin, which is compiled when the first one comes.
@@ -65,6 +66,8 @@ class OpenVino(Runtime):
             raise _translate(error) from error
         write_signature(candidate.signature, folder)
         write_nodes(candidate.path, folder)
+        if "bfloat16-allowed" in candidate.facts:
+            (folder / _PRECISION).write_text("bf16", encoding="utf8")
         self.load(folder, target).close()  # an operator that the CPU lacks shows now
 
     def load(self, folder: Path, target: Target) -> Program:
@@ -82,7 +85,7 @@ class OpenVino(Runtime):
         settings: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": self.num_threads(target),
             "PERFORMANCE_HINT": self.hint.upper(),
-            "INFERENCE_PRECISION_HINT": "f32",  # bf16 machines would round otherwise
+            "INFERENCE_PRECISION_HINT": _precision(folder),
             **more,
         }
         if self.hint == "latency":
@@ -151,6 +154,12 @@ class _Compiled(Program):
             return self._core.compile_model(model, "CPU", self._settings)
         except RuntimeError as error:
             raise _translate(error) from error
+
+
+def _precision(folder: Path) -> str:
+    """`f32` has to be said: machines with bfloat16 would round otherwise."""
+    path = folder / _PRECISION
+    return path.read_text(encoding="utf8").strip() if path.is_file() else "f32"
 
 
 def _microseconds(info: Any) -> float:

@@ -17,6 +17,7 @@ from ._models import NAMES, ReferenceModel, reference_model
 from ._options import check_fits_imports_nothing, check_options
 
 _TARGET = Target(threads=1)
+_ARITHMETIC = frozenset({"vnni", "float16-arithmetic", "bfloat16-arithmetic"})  # what is built must not depend on who builds it
 
 
 class TechniqueSuite:
@@ -86,7 +87,7 @@ def _apply(kind: type[Technique], model: ReferenceModel, folder: Path) -> Candid
         pytest.skip(f"needs a candidate with {', '.join(sorted(absent))}")
     reasons = []
     for objective in ("latency", "size"):
-        profile = model.profile(objective)
+        profile = model.profile(objective, facts=_ARITHMETIC)
         technique = next(iter(kind.space(profile)))
         if reason := technique.fits(candidate, profile):
             reasons.append(reason)
