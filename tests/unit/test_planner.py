@@ -111,6 +111,11 @@ def test_other_knobs_of_what_the_technique_made_have_the_chance_that_it_showed()
     assert plan.promise(knobs).right == plan.promise(first).right
 
 
+def test_runtimes_are_asked_about_the_facts_that_the_technique_will_add() -> None:
+    assert step().planned.facts == GRAPH.facts | Short.adds
+    assert Step(candidate=GRAPH, technique=None, runtime=Null()).planned == GRAPH
+
+
 def test_of_equal_promises_the_cheaper_is_taken_and_nothing_that_cannot_be_paid() -> None:
     plan, cheap, dear = planner(), step(0, seconds=5.0), step(1, seconds=50.0)
     chosen = plan.best([dear, cheap], 0.0, seconds_left=100.0)

@@ -222,7 +222,7 @@ class Explorer:
             for kind in self.space.runtimes:
                 runtime = self._knobs.get(kind, kind())
                 step = Step(candidate=base, technique=technique, runtime=runtime)
-                known = self._built.get(step.build_key, base)
+                known = self._built.get(step.build_key, step.planned)
                 if kind.floor is base.floor and known is not None and runtime.fits(known, self.shop.target) is None:
                     yield step
         for trial in self.contenders.values():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..core.candidate import Candidate
 from ..core.digest import digest_json
@@ -54,6 +54,11 @@ class Step:
         """Names the candidate that it needs: equal for a technique on any runtime and for other knobs of what the technique made."""
         done = [*self.candidate.lineage, *([self.technique.step()] if self.technique else [])]
         return digest_json([step.to_json() for step in done])
+
+    @property
+    def planned(self) -> Candidate:
+        """The candidate that it will need, as far as is known before it is built: what runtimes are asked about."""
+        return self.candidate if self.technique is None else replace(self.candidate, facts=self.candidate.facts | self.technique.adds)
 
     @property
     def effects(self) -> Effects:
