@@ -21,6 +21,9 @@ from .units import parse_duration
 
 Objective = Literal["latency", "throughput", "size", "memory", "energy"]
 
+Augment = Literal["none", "flip", "flip-crop"]
+"""What is done to pictures [C, H, W] in training: nothing, mirrored at random, or mirrored and shifted at random."""
+
 Seconds = Annotated[float, BeforeValidator(lambda v: parse_duration(v, field="search.budget"))]
 
 
@@ -58,6 +61,9 @@ class DataSection(_Section):
     calibrate: Annotated[str | None, Field(description="The split that techniques may look at (like source).")] = None
     select: Annotated[str | None, Field(description="The split that the search may look at (like source).")] = None
     certify: Annotated[str | None, Field(description="The split that is looked at once, for the final answer (like source).")] = None
+    train: Annotated[
+        str | None, Field(description="What may be trained on (like source), beside the others: it must share no sample with them.")
+    ] = None
     label: Annotated[str | None, Field(description="Column or array that holds the label. Default: label, labels, target or y.")] = None
     image: Annotated[str | None, Field(description="Parquet column that holds encoded pictures. Default: image.")] = None
     limit: Annotated[int | None, Field(gt=0, description="Use at most so many samples of each source, the first ones.")] = None
@@ -143,6 +149,19 @@ class SearchSection(_Section):
     allow_undecided: Annotated[bool, Field(description="Whether an answer may be one whose quality too few samples could decide.")] = False
 
 
+class TrainSection(_Section):
+    """Techniques that train: pruning, distillation and the like. They need data.train and a budget."""
+
+    budget: Annotated[
+        Seconds,
+        Field(ge=0, strict=False, description="Time for training, such as 30m or 2h, beside search.budget. Default: none, and nothing is trained."),
+    ] = 0.0
+    batch_size: Annotated[int, Field(gt=0, description="Samples a step.")] = 128
+    augment: Annotated[
+        Augment, Field(description="What is done to pictures in training: none, flip (mirrored at random) or flip-crop (shifted too).")
+    ] = "none"
+
+
 class TrackingSection(_Section):
     """Where the finished search is written down, candidate by candidate, with MLflow."""
 
@@ -162,12 +181,16 @@ class Job(_Section):
     limits: LimitsSection = LimitsSection()
     target: TargetSection = TargetSection()
     search: SearchSection = SearchSection()
+    train: TrainSection = TrainSection()
     tracking: TrackingSection = TrackingSection()
     folder: Annotated[Path, Field(exclude=True, strict=False)] = Path()  # relative paths start here
 
     def digest(self) -> str:
         """Names what was asked, wherever it is written down; the content of model and data is named by the workload."""
-        return digest_json(self.model_dump(mode="json", exclude={"tracking"}))
+        content = self.model_dump(mode="json", exclude={"tracking"})
+        if content["train"] == TrainSection().model_dump(mode="json"):
+            content.pop("train")
+        return digest_json(content)
 
     def path(self, source: str) -> Path:
         """`source` as a path, relative to the job file."""
@@ -214,6 +237,8 @@ class Job(_Section):
         data = job.data
         if data.content is None and data.source is None and not (data.calibrate and data.select and data.certify):
             raise JobError("data.source", "must be given, or all of data.calibrate, data.select and data.certify")
+        if job.train.budget and not (data.train or data.content is not None):
+            raise JobError("train.budget", "needs data to train on", hint="Name them in data.train")
         if data.source is not None and (data.calibrate or data.select or data.certify):
             raise JobError("data.source", "must not be given together with data.calibrate, data.select or data.certify")
         return job
@@ -223,7 +248,8 @@ def sections() -> dict[str, type[BaseModel]]:
     """Every section of a job file, in order: what `hasten show job` prints."""
     return {
         "model": ModelSection, "data": DataSection, "data.preprocess": ImagePreprocess, "quality": QualitySection,
-        "limits": LimitsSection, "target": TargetSection, "search": SearchSection, "tracking": TrackingSection,
+        "limits": LimitsSection, "target": TargetSection, "search": SearchSection,
+        "train": TrainSection, "tracking": TrackingSection,
     }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -77,12 +78,15 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
-    """The three splits. calibrate: techniques may look; select: the search may look; certify: looked at once."""
+    """The three splits, and what may be trained on. calibrate: techniques may look; select: the search may look; certify: looked at
+    once; train: shares no sample with them; digest names the three, train_digest what may be trained on."""
 
     calibrate: Samples
     select: Samples
     certify: Samples
+    train: Samples | None = None
     digest: str = field(default="")
+    train_digest: str = field(default="")
 
     @property
     def labelled(self) -> bool:
@@ -95,8 +99,11 @@ class Splits:
 def make_splits(parts: Mapping[str, Samples], *, seed: int = 0, fractions: tuple[float, float, float] = (0.1, 0.3, 0.6)) -> Splits:
     """The splits of `parts`: either one entry `all`, divided stratified by class and seeded, or the three by name.
 
-    Repeated samples inside one set given as `all` are kept once. Raises DataError where two splits share a sample.
+    Beside either there may be `train`, which is not divided. Repeated samples inside one set given as `all` are kept once. Raises
+    DataError where two splits share a sample.
     """
+    train = parts["train"].check("data.train") if "train" in parts else None
+    parts = {name: part for name, part in parts.items() if name != "train"}
     if set(parts) == {"all"}:
         chosen = _divide(parts["all"].check("data"), seed, fractions)
     else:
@@ -105,9 +112,11 @@ def make_splits(parts: Mapping[str, Samples], *, seed: int = 0, fractions: tuple
         if missing or unknown:
             raise DataError("data", "must be one set, or the three splits calibrate, select and certify", got=sorted(parts))
         chosen = {name: parts[name].check(f"data.{name}") for name in SPLITS}
-        _same_classes(chosen)
+    _same_classes(chosen | ({"train": train} if train else {}))
     names = {split: samples.sample_digests() for split, samples in chosen.items()}
-    for a, b in (("calibrate", "select"), ("calibrate", "certify"), ("select", "certify")):
+    if train is not None:
+        names["train"] = train.sample_digests()
+    for a, b in itertools.combinations(names, 2):
         if shared := set(names[a]) & set(names[b]):
             raise DataError(
                 "data",
@@ -116,23 +125,24 @@ def make_splits(parts: Mapping[str, Samples], *, seed: int = 0, fractions: tuple
                 hint="Remove the copies: a leak makes the certificate worthless",
             )
     labels = [None if chosen[s].labels is None else digest_array(chosen[s].labels) for s in SPLITS]  # type: ignore[arg-type]
-    return Splits(**chosen, digest=digest_json([names, labels]))
+    train_digest = "" if train is None else digest_json([names.pop("train"), None if train.labels is None else digest_array(train.labels)])
+    return Splits(**chosen, train=train, digest=digest_json([names, labels]), train_digest=train_digest)
 
 
 def as_parts(content: Any, *, where: str = "data") -> Mapping[str, Samples]:
     """What a Python user or a callable gives, as `{"all": samples}` or the splits by name.
 
-    content: Samples; inputs; or a tuple (inputs, labels); or a mapping with the keys calibrate, select and certify, each
-    any of these. inputs: an array [N, ...], a list of N pictures (encoded bytes or uint8 arrays), or a dict of them by
+    content: Samples; inputs; or a tuple (inputs, labels); or a mapping with the keys calibrate, select and certify (train beside them, if
+    any), or all and train, each any of these. inputs: an array [N, ...], a list of N pictures (encoded bytes or uint8 arrays), or a dict of them by
     input name, which may hold the labels too (under label, labels, target or y). A single input without a name is called
     `""`. Tensors of torch count as arrays. Raises DataError, naming what came.
     """
     if isinstance(content, Splits):
-        return {name: content[name] for name in SPLITS}
+        return {name: content[name] for name in SPLITS} | ({"train": content.train} if content.train else {})
     if isinstance(content, Mapping) and content:
         if all(isinstance(part, Samples) for part in content.values()):
             return content
-        if any(name in SPLITS for name in content):
+        if any(name in SPLITS for name in content) or set(content) == {"all", "train"}:
             return {str(name): _as_samples(part, f"{where}.{name}") for name, part in content.items()}
     return {"all": _as_samples(content, where)}
 
@@ -197,7 +207,7 @@ def _as_array(content: Any, where: str, *, hint: str = "") -> np.ndarray:
 def _same_classes(parts: Mapping[str, Samples]) -> None:
     """Class names are numbered source by source, so that sources with different names would number them differently."""
     first = parts[SPLITS[0]].classes
-    for name in SPLITS[1:]:
+    for name in list(parts)[1:]:
         if parts[name].classes != first:
             odd = sorted(set(first) ^ set(parts[name].classes))
             raise DataError(f"data.{name}", f"must have the class names of data.{SPLITS[0]}", got=f"a difference in {', '.join(odd)}",

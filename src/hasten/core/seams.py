@@ -20,7 +20,7 @@ from .errors import JobError
 from .machine import Machine, versions
 
 if TYPE_CHECKING:
-    from .job import DataSection, Job
+    from .job import Augment, DataSection, Job
     from .samples import Samples
 
 Arrays = Mapping[str, np.ndarray]
@@ -56,7 +56,8 @@ class Profile:
     """What is known before anything is tried: the machine, what it answered when asked, the target and the aim.
 
     facts: answers of the doctor's checks (`u8s8-saturates`); operators: how many of each operator the graph holds,
-    known once the graph exists; objective: latency, throughput, size, memory or energy.
+    known once the graph exists; objective: latency, throughput, size, memory or energy; num_train: samples that may be trained
+    on, 0 where there are none or no time was given for it; epoch_seconds: of one pass over them with a teacher beside.
     """
 
     machine: Machine
@@ -65,6 +66,8 @@ class Profile:
     operators: Mapping[str, int] = field(default_factory=dict)
     objective: str = "latency"
     num_calibration: int = 0
+    num_train: int = 0
+    epoch_seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +85,34 @@ class Forecast:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Training:
+    """What a technique that trains may use.
+
+    inputs: .npy files [N, ...] by input name of the train split, preprocessed; labels: .npy [N], None without; teacher: the original,
+    on the module floor; output: the place of the judged output among the outputs; classifier: whether it is scores of classes;
+    checkpoint: a file that outlives a kill; augment, batch_size: as the job says.
+    """
+
+    inputs: Mapping[str, Path]
+    labels: Path | None
+    teacher: Candidate
+    output: int
+    classifier: bool
+    checkpoint: Path
+    augment: Augment = "none"
+    batch_size: int = 128
+
+
+@dataclass(frozen=True, kw_only=True)
 class Context:
     """What a technique may use while it works. folder: where it writes; calibration: .npy files [N, ...] by input name
-    of the calibrate split, preprocessed; threads, seed: for its own computing."""
+    of the calibrate split, preprocessed; threads, seed: for its own computing; training: for techniques that train."""
 
     folder: Path
     calibration: Mapping[str, Path]
     threads: int = 1
     seed: int = 0
+    training: Training | None = None
 
     def calibration_arrays(self) -> dict[str, np.ndarray]:
         """The calibrate split by input name, memory-mapped, [N, ...]."""
@@ -151,11 +174,13 @@ class Technique(_Options, ABC):
     """One way to make a model smaller or faster. A frozen dataclass; its fields are its options.
 
     floor: where it works; needs, forbids: facts that the candidate must or must not have; adds: facts after it;
-    lossless: outputs change by rounding only; packages: distributions whose versions decide the result.
+    lossless: outputs change by rounding only; trains: it needs the train split, and time of train.budget; packages: distributions
+    whose versions decide the result.
     """
 
     floor: ClassVar[Floor] = Floor.GRAPH
     lossless: ClassVar[bool] = False
+    trains: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     forbids: ClassVar[frozenset[str]] = frozenset()
     adds: ClassVar[frozenset[str]] = frozenset()

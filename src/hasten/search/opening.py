@@ -70,14 +70,14 @@ def read_splits(job: Job) -> Splits:
     data = job.data
     if data.content is not None:
         return make_splits(as_parts(data.content), seed=job.search.seed)
-    if data.source is not None:
-        return make_splits(_read(job, data.source), seed=job.search.seed)
-    parts: dict[str, Samples] = {}
-    for name in ("calibrate", "select", "certify"):
-        read = _read(job, getattr(data, name))
-        if set(read) != {"all"}:
-            raise DataError(f"data.{name}", "must give one set", got=sorted(read))
-        parts[name] = read["all"]
+    parts = dict(_read(job, data.source)) if data.source is not None else {}
+    wanted = (*(() if parts else SPLITS), *(("train",) if job.train.budget else ()))
+    for name in wanted:
+        if (source := getattr(data, name)) is not None:
+            read = _read(job, source)
+            if set(read) != {"all"}:
+                raise DataError(f"data.{name}", "must give one set", got=sorted(read))
+            parts[name] = read["all"]
     return make_splits(parts, seed=job.search.seed)
 
 

@@ -33,11 +33,11 @@ class Study:
     """Grows while the search runs. budget_seconds: what the user allowed.
 
     Steps that the store held already count with the seconds that they took (`credit`): a search means the same whether it runs in one
-    go, goes on after a kill, or is repeated, and its budget is spent on the same steps.
+    go, goes on after a kill, or is repeated, and its budget is spent on the same steps. Training has a purse of its own, `train_left`.
     """
 
-    def __init__(self, budget_seconds: float, observer: Observer) -> None:
-        self.budget_seconds = budget_seconds
+    def __init__(self, budget_seconds: float, observer: Observer, train_seconds: float = 0.0) -> None:
+        self.budget_seconds, self.train_left = budget_seconds, train_seconds
         self.observer = observer
         self.trials: dict[str, Trial] = {}
         self.decisions: list[Decision] = []
@@ -73,6 +73,11 @@ class Study:
     def credit(self, seconds: float) -> None:
         """A step came from the store: its seconds are spent."""
         self.credited += seconds
+
+    def trained(self, seconds: float) -> None:
+        """So much went into training: it is taken from its own purse, not from the search's budget."""
+        self.train_left -= seconds
+        self.credited -= seconds
 
     def closed_account(self) -> dict[str, float]:
         """Seconds of this process by purpose; `other` is all that no purpose claimed."""

@@ -7,18 +7,19 @@ import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ..core.candidate import Candidate, Floor
 from ..core.digest import digest_json, digest_path
 from ..core.errors import DataError, HastenError
+from ..core.job import TrainSection
 from ..core.machine import versions
 from ..core.measurement import Measurement
 from ..core.preprocess import ImagePreprocess
 from ..core.samples import Samples, SplitName
-from ..core.seams import Context, OperatorTime, Runtime, Target, Technique
+from ..core.seams import Context, OperatorTime, Runtime, Target, Technique, Training
 from ..core.store import Record, Store
 from ..core.trial import Trial
 from ..core.workload import Workload
@@ -26,6 +27,7 @@ from ..measure import energy, errands
 from ..measure.ceilings import Ceilings
 from ..measure.latency import Entrant, Plan, Race
 from ..measure.sensitivity import Part
+from . import pilot
 from .crew import Crew, Local
 from .parcel import not_yet
 from .study import Study
@@ -50,9 +52,9 @@ class Workshop:
 
     def __init__(
         self, store: Store, study: Study, workload: Workload, target: Target, seed: int, crew: Crew | None = None, *,
-        energy: energy.Source = energy.UNKNOWN,
+        energy: energy.Source = energy.UNKNOWN, train: TrainSection | None = None,
     ) -> None:  # fmt: skip
-        self.energy = energy
+        self.energy, self.train = energy, train or TrainSection()
         self.store, self.study, self.workload, self.target, self.seed = store, study, workload, target, seed
         self.crew = crew or Local(store)
         self.machine = self.crew.machine
@@ -60,18 +62,44 @@ class Workshop:
         self.worked_seconds = 0.0  # what the steps of this search took, whenever they were done
         self._booked: set[str] = set()
 
-    def tensors(self, split: SplitName) -> dict[str, Path]:
-        """A split as the model sees it: one .npy [N, ...] for each input."""
-        signature, preprocess = self.workload.original.signature, self.workload.preprocess
+    def tensors(self, split: SplitName | Literal["train"]) -> dict[str, Path]:
+        """A split, or the train split, as the model sees it: one .npy [N, ...] for each input."""
+        signature, preprocess, splits = self.workload.original.signature, self.workload.preprocess, self.workload.splits
+        samples = splits.train if split == "train" else splits[split]
+        assert samples is not None, "nobody asks for the train split where there is none"
         identity = {
-            "data": self.workload.splits.digest,
+            "data": splits.train_digest if split == "train" else splits.digest,
             "split": split,
             "preprocess": preprocess.model_dump() if preprocess else None,
             "inputs": signature.to_json()["inputs"],
         }
         with self.study.spending("data"):
-            record = self._step("tensors", identity, lambda folder: self._write_tensors(self.workload.splits[split], folder))
+            record = self._step("tensors", identity, lambda folder: self._write_tensors(samples, folder))
         return {spec.name: record.folder / f"{number}.npy" for number, spec in enumerate(signature.inputs)}
+
+    def training(self, key: str) -> Training:
+        """What a technique that trains may use; its checkpoint is called after the step."""
+        workload, samples = self.workload, self.workload.splits.train
+        assert samples is not None
+        place = [spec.name for spec in workload.original.signature.outputs].index(workload.output)
+        shape = workload.original.signature.outputs[place].shape
+        classifier = len(shape) == 2 and (shape[1] or 0) > 1 and (samples.labels is None or samples.labels.dtype.kind in "iub")
+        return Training(
+            inputs=self.tensors("train"), labels=self._train_labels(samples), teacher=workload.original, output=place, classifier=classifier,
+            checkpoint=self.store.root / "checkpoints" / f"{key}.pt", augment=self.train.augment, batch_size=self.train.batch_size,
+        )  # fmt: skip
+
+    def epoch_seconds(self) -> float:
+        """What one pass over the train split takes, teacher included: timed over a few steps."""
+        with self.study.spending("profile"):
+            identity = {"candidate": self.workload.original.id, "train": self.workload.splits.train_digest, "threads": self.target.threads,
+                        "batch": self.train.batch_size, "machine": self.machine.id}  # fmt: skip
+            training = self.training("pilot")
+
+            def work(folder: Path) -> float:
+                return self.crew.on_target(pilot.epoch_seconds, training, self.target.threads)
+
+            return float(self._step("epoch", identity, work).value)
 
     def apply(self, technique: Technique, candidate: Candidate) -> Candidate:
         """The candidate after a technique. Raises HastenError."""
@@ -79,9 +107,9 @@ class Workshop:
         key = self.store.key("candidate", identity)
 
         def work(folder: Path) -> dict[str, Any]:
-            return self.crew.build(key, errands.build, self._build_seconds, technique, candidate, self._context(technique, folder))
+            return self.crew.build(key, errands.build, self._build_seconds, technique, candidate, self._context(technique, folder, key))
 
-        with self.study.spending("export" if technique.floor == "module" else "build"):
+        with self.study.spending("train" if technique.trains else "export" if technique.floor == "module" else "build"):
             record = self._step("candidate", identity, work)
         return Candidate.from_json(record.value, record.folder / record.value["path"])
 
@@ -97,7 +125,7 @@ class Workshop:
             key = self.store.key("candidate", self._candidate_identity(technique, candidate))
             if not self.store.has(key):
                 self._ahead[key] = (technique, candidate)
-                context = self._context(technique, not_yet(self.store))
+                context = self._context(technique, not_yet(self.store), key)
                 self.crew.ahead(key, errands.build, self._build_seconds, technique, candidate, context)
 
     def count(self, candidate: Candidate) -> dict[str, Any]:
@@ -240,15 +268,18 @@ class Workshop:
         identity = {"candidate": candidate.id, "step": technique.step().to_json(), "code": _code(technique), "seed": self.seed}
         if not technique.lossless:  # only these may look at data
             identity["calibration"] = self.workload.splits.digest
+        if technique.trains:
+            identity["train"] = [self.workload.splits.train_digest, self.train.augment, self.train.batch_size]
         return identity
 
-    def _context(self, technique: Technique, folder: Path) -> Context:
+    def _context(self, technique: Technique, folder: Path, key: str) -> Context:
         calibration = {} if technique.lossless else self.tensors("calibrate")
-        return Context(folder=folder, calibration=calibration, threads=self.target.threads, seed=self.seed)
+        training = self.training(key) if technique.trains else None
+        return Context(folder=folder, calibration=calibration, threads=self.target.threads, seed=self.seed, training=training)
 
     @property
     def _build_seconds(self) -> float:
-        return max(30.0, self.study.left)
+        return max(30.0, self.study.left, self.study.train_left)
 
     def _program_id(self, runtime: Runtime, candidate: Candidate) -> str:
         return digest_json([candidate.id, runtime.step().to_json(), _code(runtime), self.target.__dict__])
@@ -262,6 +293,15 @@ class Workshop:
         return Entrant(
             key=key, runtime=trial.runtime, folder=built.folder, target=self.target, tensors=self.tensors(split), batch_size=batch_size
         )
+
+    def _train_labels(self, samples: Samples) -> Path | None:
+        if samples.labels is None:
+            return None
+
+        def work(folder: Path) -> None:
+            np.save(folder / "labels.npy", samples.labels)
+
+        return self._step("labels", {"data": self.workload.splits.train_digest}, work).folder / "labels.npy"
 
     def _write_tensors(self, samples: Samples, folder: Path) -> dict[str, Any]:
         preprocess, specs = self.workload.preprocess, self.workload.original.signature.inputs

@@ -1,0 +1,167 @@
+"""From an exported program to a module that can be trained and cut, and back.
+
+An exported program is a flat graph of operators whose weights are loose tensors, and it can only evaluate. `lift` puts the operators
+that have weights back into layers of torch.nn, so that what knows layers (pruning, fake quantisation, low rank, optimisers with rules for
+layers) works on any model, whatever code it came from; what has no weights stays an operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import ExportError, HastenError
+from ..core.need import need
+
+if TYPE_CHECKING:
+    import torch
+    from torch import fx, nn
+
+Make = Callable[[Mapping[str, Any], "torch.Tensor"], "nn.Module"]
+
+
+def read_module(path: Path) -> fx.GraphModule:
+    """`lift` of the exported program at `path`."""
+    torch = need("torch", why="to train")
+    return lift(torch.export.load(path))
+
+
+def lift(program: torch.export.ExportedProgram) -> fx.GraphModule:
+    """The program as a module whose layers have weights of their own: same inputs, same outputs, in evaluation mode.
+
+    Layers are called after their weights, with `_` for `.`: `blocks_0_conv1`. A layer that is called twice stays one layer. Dropout
+    comes back to life in training mode.
+    """
+    from torch import fx
+
+    flat = program.module()
+    graph, layers = flat.graph, {}
+    for node in list(graph.nodes):
+        if node.op == "call_module" and node.target == "_guards_fn":
+            graph.erase_node(node)
+        elif node.op == "call_function" and (made := _layer(flat, node)):
+            name, layer, inputs = made
+            layers.setdefault(name, layer)
+            with graph.inserting_before(node):
+                called = graph.call_module(name, inputs)
+            called.meta = dict(node.meta)
+            node.replace_all_uses_with(called)
+            graph.erase_node(node)
+        elif node.op == "call_function":
+            _free_width(node)
+    graph.eliminate_dead_code()
+    for name, layer in layers.items():
+        flat.add_submodule(name, layer)
+    # A new module takes over what the graph uses and no more, and can change between training and evaluation.
+    return fx.GraphModule(flat, graph).eval()
+
+
+def lower(module: nn.Module, inputs: Sequence[torch.Tensor], path: Path, *, free_batch: bool) -> None:
+    """Export `module` in evaluation mode to `path`. inputs: an example of each, [n >= 2, ...]. Raises ExportError."""
+    import torch
+
+    module.eval()
+    given = tuple(inputs) if free_batch else tuple(value[:1] for value in inputs)
+    shapes = tuple({0: torch.export.Dim("batch")} for _ in given) if free_batch else None
+    try:
+        torch.export.save(torch.export.export(module, given, dynamic_shapes=shapes), path)
+    except HastenError:
+        raise
+    except Exception as error:  # the exporter's errors have no common base
+        text = " ".join(str(error).split())[:200]
+        raise ExportError("trained model", f"must be exportable as the original was ({type(error).__name__}: {text})") from error
+
+
+def flat_outputs(outputs: Any) -> tuple[torch.Tensor, ...]:
+    """What a module returned, as a tuple."""
+    return tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)
+
+
+def _layer(flat: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Module, tuple[fx.Node, ...]] | None:
+    """Name, layer and inputs of what the node computes, or None where it has no weights of its own."""
+    import torch
+
+    makers = _makers()
+    if node.target is torch.ops.aten.dropout.default:
+        return f"dropout_{node.name}", torch.nn.Dropout(float(node.args[1])), (node.args[0],)  # type: ignore[arg-type,return-value]
+    if node.target not in makers:
+        return None
+    arguments, weight, make = _named(node), *makers[node.target]
+    owner = arguments[weight]
+    loose = [a for name, a in arguments.items() if name in ("weight", "bias", "running_mean", "running_var") and a is not None]
+    if not all(isinstance(a, torch.fx.Node) and a.op == "get_attr" for a in loose) or owner is None:
+        return None
+    tensors = {name: _attribute(flat, a.target) if a in loose else a for name, a in arguments.items()}
+    data = next(a for name, a in arguments.items() if name in ("input", "indices"))
+    layer = make(tensors, data.meta["val"])
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if tensors.get(name) is not None:
+            setattr(layer, name, tensors[name])
+    return str(owner.target).removesuffix(".weight").replace(".", "_"), layer, (data,)
+
+
+def _makers() -> dict[Any, tuple[str, Make]]:
+    """Operator -> the argument that names the layer, and how the layer is made: from the operator's arguments and its input."""
+    import torch
+    from torch import nn
+
+    aten = torch.ops.aten
+    norms = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+
+    def convolution(kind: type[nn.Module]) -> Make:
+        def make(a: Mapping[str, Any], x: torch.Tensor) -> nn.Module:
+            out, each, *kernel = a["weight"].shape
+            return kind(
+                each * a["groups"], out, tuple(kernel), stride=_each(a["stride"], kernel), padding=_each(a["padding"], kernel),
+                dilation=_each(a["dilation"], kernel), groups=a["groups"], bias=a["bias"] is not None,
+            )  # fmt: skip
+
+        return make
+
+    return {
+        aten.conv1d.default: ("weight", convolution(nn.Conv1d)),
+        aten.conv2d.default: ("weight", convolution(nn.Conv2d)),
+        aten.conv2d.padding: ("weight", convolution(nn.Conv2d)),
+        aten.linear.default: ("weight", lambda a, x: nn.Linear(*reversed(a["weight"].shape), bias=a["bias"] is not None)),
+        aten.batch_norm.default: ("weight", lambda a, x: norms[x.ndim](len(a["weight"]), eps=a["eps"], momentum=a["momentum"])),
+        aten.layer_norm.default: (
+            "weight", lambda a, x: nn.LayerNorm(tuple(a["normalized_shape"]), eps=a["eps"], bias=a["bias"] is not None),
+        ),
+        aten.embedding.default: (
+            "weight", lambda a, x: nn.Embedding(*a["weight"].shape, padding_idx=a["padding_idx"] if a["padding_idx"] >= 0 else None),
+        ),
+    }  # fmt: skip
+
+
+def _named(node: fx.Node) -> dict[str, Any]:
+    """The node's arguments by name, defaults included."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    given = dict(zip((a.name for a in schema), node.args, strict=False)) | dict(node.kwargs)
+    return {a.name: given.get(a.name, a.default_value) for a in schema}
+
+
+def _each(value: Any, kernel: Sequence[int]) -> Any:
+    """One number for each axis of the kernel; text (`same`) as it is."""
+    if isinstance(value, str):
+        return value
+    values = [value] if isinstance(value, int) else list(value)
+    return tuple(values * len(kernel) if len(values) == 1 else values)
+
+
+def _attribute(flat: fx.GraphModule, path: Any) -> Any:
+    *parents, name = str(path).split(".")
+    return getattr(flat.get_submodule(".".join(parents)), name)
+
+
+def _free_width(node: fx.Node) -> None:
+    """A view that joins all axes but the first says so, instead of saying how many numbers there were: that may change."""
+    import torch
+
+    aten = torch.ops.aten
+    if node.target not in (aten.view.default, aten.reshape.default):
+        return
+    source, shape = node.args[0], list(node.args[1])  # type: ignore[arg-type]
+    is_batch = len(shape) == 2 and (isinstance(shape[0], torch.fx.Node) or shape[0] == source.meta["val"].shape[0])  # type: ignore[union-attr]
+    if is_batch and isinstance(shape[1], int) and source.meta["val"].ndim > 2:  # type: ignore[union-attr]
+        node.target, node.args = aten.flatten.using_ints, (source, 1)

@@ -1,0 +1,36 @@
+"""What a student is taught: the labels, and what its teacher answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """The teacher's answers and the labels (Hinton, Vinyals & Dean 2015, arXiv:1503.02531).
+
+    temperature: softens both distributions, >= 1; alpha: the teacher's share of the loss, 0..1 (without labels it is 1); classifier:
+    whether the output is scores of classes; otherwise the mean squared distance to the teacher counts, over its variance.
+    """
+
+    temperature: float = 3.0
+    alpha: float = 0.7
+    classifier: bool = True
+
+    def __call__(self, student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        """student, teacher: the judged output, [n, classes] or [n, ...]; labels: [n]. Returns the mean loss, a scalar."""
+        from torch.nn import functional
+
+        if not self.classifier:
+            return functional.mse_loss(student, teacher) / teacher.var().clamp_min(1e-12)
+        t = self.temperature
+        soft = functional.kl_div(
+            functional.log_softmax(student / t, 1), functional.log_softmax(teacher / t, 1), reduction="batchmean", log_target=True
+        )
+        if labels is None or self.alpha == 1:
+            return t * t * soft
+        return self.alpha * t * t * soft + (1 - self.alpha) * functional.cross_entropy(student, labels)

@@ -1,0 +1,70 @@
+"""A model that learns from another: what every technique that trains has in its hands."""
+
+from __future__ import annotations
+
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from ..core.candidate import Candidate
+from ..core.seams import Training
+from .batches import Batch, Batches
+from .lift import flat_outputs, lower, read_module
+from .loop import Plan, Progress, fit
+from .loss import Distillation
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass(kw_only=True)
+class Student:
+    """module: what is trained, changed in place; teacher: the original; batches: the train split; distillation: how they are compared.
+
+    candidate: what `module` was before; training: as the technique got it.
+    """
+
+    module: nn.Module
+    teacher: nn.Module
+    batches: Batches
+    distillation: Distillation
+    candidate: Candidate
+    training: Training
+
+    @classmethod
+    def of(cls, training: Training, candidate: Candidate, *, seed: int, distillation: Distillation | None = None) -> Self:
+        """A student that starts as `candidate`, on the module floor."""
+        names = [spec.name for spec in candidate.signature.inputs]
+        known = distillation or Distillation()
+        return cls(
+            module=read_module(candidate.path), teacher=read_module(training.teacher.path).requires_grad_(False),
+            batches=Batches.of(training, names, seed), candidate=candidate, training=training,
+            distillation=Distillation(temperature=known.temperature, alpha=known.alpha, classifier=training.classifier),
+        )  # fmt: skip
+
+    def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
+        """How far the module's answers are from the teacher's and from the labels: a scalar."""
+        import torch
+
+        with torch.no_grad():
+            wanted = flat_outputs(self.teacher(*batch.inputs))[self.training.output]
+        return self.distillation(flat_outputs(module(*batch.inputs))[self.training.output], wanted, batch.labels)
+
+    def learn(self, plan: Plan, *, tell: Progress | None = None, stage: str = "") -> list[float]:
+        """Train; a killed training goes on from its checkpoint. stage: of several, names the checkpoint. Returns the loss by epoch."""
+        checkpoint = self.training.checkpoint
+        return fit(self.module, self.batches, self.loss, plan, checkpoint=checkpoint.with_name(f"{checkpoint.stem}{stage}.pt"), tell=tell)
+
+    def example(self) -> tuple[torch.Tensor, ...]:
+        """A few samples of each input, [4, ...]: enough to trace with, and to see that it runs."""
+        return self.batches.plain(4).inputs
+
+    def export(self, folder: Path) -> Path:
+        """The module as an exported program in `folder`. Raises ExportError."""
+        path = folder / "model.pt2"
+        lower(self.module, self.example(), path, free_batch=self.candidate.signature.batch is None)
+        return path
+
+
