@@ -29,6 +29,7 @@ from .workshop import Workshop
 
 _BLOCK = Plan(rounds=16, block_seconds=6.0)
 _RULES = racing.Rules()
+_ORDERING = replace(_RULES, max_blocks=3)  # of contenders: the final race, with five sets of processes, decides what is said of them
 _SETTLED = 6  # contenders that race each other for the order in which the certify split is opened
 _AHEAD = 4  # candidates under way on other machines, the next one among them
 
@@ -114,7 +115,7 @@ class Explorer:
         self.graphs = self._closure(self.shop.workload.original)
         self._look_at_graph()
         good = {t.id: t for t in self._lossless_trials() if t.id == self.start.id or self.tryout.has_parity(t)}
-        good, evidence, reference = self._fastest(good, "lossless", leave_seconds=0.5 * self.study.budget_seconds)
+        good, evidence, reference = self._fastest(good, "lossless", _RULES, leave_seconds=0.5 * self.study.budget_seconds)
         for trial in good.values():
             speed = None if evidence is None else racing.ratio(evidence, reference, trial.id, _RULES)
             fate = Fate.START if trial.id == self.start.id else Fate.REFERENCE if trial.id == reference else Fate.LOST
@@ -243,7 +244,7 @@ class Explorer:
         built = self.shop.worked_seconds
         speedup = right = None
         if candidate is not None:
-            trial, right = self.tryout.run(Trial(candidate=candidate, runtime=step.runtime))
+            trial, right = self.tryout.run(Trial(candidate=candidate, runtime=step.runtime), math.exp(self._best_log_speedup()))
             speedup = self.tryout.gain(trial)
             self.mixer.note(step, trial, speedup, right)
             if right:
@@ -268,7 +269,7 @@ class Explorer:
         best = sorted(self.contenders.values(), key=self.tryout.rank)[:_SETTLED]
         if len(best) > 1 and self.tryout.races:
             self.study.decide(f"racing {len(best)} contenders", "the order in which they are certified is fixed before certify is opened")
-            raced, evidence, winner = self._fastest({t.id: t for t in best}, "contenders", leave_seconds=0.8 * reserve_seconds)
+            raced, evidence, winner = self._fastest({t.id: t for t in best}, "contenders", _ORDERING, leave_seconds=0.8 * reserve_seconds)
             self.contenders |= raced
             if evidence is not None:
                 gaps = racing.gaps_to(winner, evidence)
@@ -277,7 +278,7 @@ class Explorer:
     # What both stages use ----------------------------------------------------------------------------------------------
 
     def _fastest(
-        self, trials: dict[str, Trial], label: str, *, leave_seconds: float
+        self, trials: dict[str, Trial], label: str, rules: racing.Rules, *, leave_seconds: float
     ) -> tuple[dict[str, Trial], racing.Evidence | None, str]:
         """The trials that ran, with their measurements; the evidence; and the simplest of the fastest (or of least cost).
 
@@ -299,11 +300,11 @@ class Explorer:
                     del known[key]
             return race
 
-        result, evidence = racing.run(simplest, block, _RULES, may_go_on=lambda: self.study.left > leave_seconds)
+        result, evidence = racing.run(simplest, block, rules, may_go_on=lambda: self.study.left > leave_seconds)
         blocks = len(evidence.blocks)
         certainty = "surely" if result.sure else "as far as can be told"
         self.study.learn(
-            f"after {blocks} sets of processes, {known[result.winner].text} is {certainty} within {_RULES.zone:.0%} of the fastest."
+            f"after {blocks} sets of processes, {known[result.winner].text} is {certainty} within {rules.zone:.0%} of the fastest."
         )
         return known, evidence, result.winner
 

@@ -84,11 +84,14 @@ class Tryout:
             self._failed(trial.with_(verdict=verdict), f"not lossless after all: {verdict.reason}")
         return verdict.outcome == "passed"
 
-    def run(self, trial: Trial) -> tuple[Trial, float | None]:
-        """Sane, then faster, then right. The trial with what was learnt, and how right it looked (None: not looked at)."""
+    def run(self, trial: Trial, best: float = 1.0) -> tuple[Trial, float | None]:
+        """Sane, then faster, then right. The trial with what was learnt, and how right it looked (None: not looked at).
+
+        best: speed-up of the best contender so far: what is surely slower than that is not timed for longer.
+        """
         if not self._is_sane(trial):
             return trial, None
-        timed = self._look_longer(self._against_reference(trial, "technique", _QUICK))
+        timed = self._look_longer(self._against_reference(trial, "technique", _QUICK), best)
         if timed is None:
             return trial, None
         if not self._beats(timed):
@@ -142,10 +145,10 @@ class Tryout:
         assert ours is not None
         return timed[trial.id].with_(speedup=ratio_interval(base.round_medians(), ours.round_medians()))
 
-    def _look_longer(self, timed: Trial | None) -> Trial | None:
-        """The trial, timed again for longer where a quick race could not tell it from the reference."""
+    def _look_longer(self, timed: Trial | None, best: float) -> Trial | None:
+        """The trial, timed again for longer where a quick race could not tell it from the reference, and it may still be the best."""
         speed = timed.speedup if timed else None
-        if timed is None or speed is None or not (self.races and speed.low <= 1 < speed.high and speed.value > 0.95):
+        if timed is None or speed is None or not (self.races and speed.low <= 1 and speed.high > best and speed.value > 0.95):
             return timed
         return self._against_reference(timed, "longer", _LONGER)
 
