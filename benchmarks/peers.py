@@ -187,7 +187,7 @@ def compare(name: str, root: Path, arguments: argparse.Namespace) -> Figures | N
     source, folder = main_models.CASES[name].source, root / name
     job = Job.read(ROOT / source)
     with workshop(source, store=root / "stores" / name, seconds=PATIENCE_SECONDS) as (shop, judge):
-        facts = ask(job, shop.target, shop.study, shop.crew).facts
+        facts = ask(job, shop.workload, shop.target, shop.study, shop.crew).facts
         model = str((job.folder / str(job.model.source)).relative_to(ROOT))
         graph = write_inputs(shop, model, limit=judge.limit, facts=facts, folder=folder / "inputs")
         wanted = [peer for peer in arguments.peers or PEERS if not (arguments.prepare and PEERS[peer].times)]

@@ -118,7 +118,7 @@ class Scene:
 def scene(source: str, store: Store, kind: type[Workshop] = Workshop) -> Scene:
     job = Job.read(ROOT / source, {"target.threads": 2, "search.budget": "10h"})
     study, target, workload = Study(job.search.budget, Observer()), make_target(job, this_machine()), open_workload(job, store)
-    metric, profile = choose_metric(job, workload), ask(job, target, study, Local(store))
+    metric, profile = choose_metric(job, workload), ask(job, workload, target, study, Local(store))
     profile = replace(profile, facts=profile.facts - {"busy"})
     shop = kind(store, study, workload, target, job.search.seed)
     start = Trial(candidate=workload.original, runtime=right_runtime(workload.original.floor), fate=Fate.START)

@@ -31,6 +31,7 @@ def optimize(
     *,
     max_drop: float | None = None,
     budget: str | float | None = None,
+    train_budget: str | float | None = None,
     objective: Objective | None = None,
     metric: str | None = None,
     threads: int | None = None,
@@ -49,6 +50,7 @@ def optimize(
             divided 10/30/60 into calibrate, select and certify.
         max_drop: points of quality that may be lost. Default: 0.5.
         budget: time for the search, seconds or a text such as "5m". Default: 5 minutes.
+        train_budget: time for techniques that train, beside it; needs samples to train on, called `train` in `data`. Default: none.
         objective: latency (default), throughput, size, memory or energy.
         metric: what good means. Default: accuracy with class labels, else fidelity to the original.
         threads: that may be used. Default: all cores.
@@ -64,7 +66,8 @@ def optimize(
     from . import engine
 
     job = as_job(
-        model, data, max_drop=max_drop, budget=budget, objective=objective, metric=metric, threads=threads, settings=settings
+        model, data, max_drop=max_drop, budget=budget, train_budget=train_budget, objective=objective, metric=metric, threads=threads,
+        settings=settings,
     )  # fmt: skip
     place = _place(job)  # a wrong one is an error before the search, not after it
     front = _with_report(engine.run(job, out=None if out is None else Path(out), store=store, observer=observer, command=command), observer)
@@ -145,6 +148,7 @@ def as_job(
     *,
     max_drop: float | None = None,
     budget: str | float | None = None,
+    train_budget: str | float | None = None,
     objective: str | None = None,
     metric: str | None = None,
     threads: int | None = None,
@@ -154,6 +158,7 @@ def as_job(
     asked = {
         "limits.max_drop": max_drop,
         "search.budget": budget,
+        "train.budget": train_budget,
         "search.objective": objective,
         "quality.metric": metric,
         "target.threads": threads,

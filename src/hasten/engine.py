@@ -13,6 +13,7 @@ from .core.machine import Machine, this_machine
 from .core.seams import Profile, Target
 from .core.store import Store
 from .core.trial import Fate, Trial
+from .core.workload import Workload
 from .measure import errands
 from .search.bundling import Writer
 from .search.certify import Finisher, provisional
@@ -34,8 +35,8 @@ def run(job: Job, *, out: Path | None = None, store: Store | None = None, observ
     Raises HastenError. Ctrl-C ends the search and finishes with what is known; a second one raises KeyboardInterrupt.
     """
     store = store or Store.default()
-    study = Study(job.search.budget, observer or Observer())
-    study.observer.budget(job.search.budget)
+    study = Study(job.search.budget, observer or Observer(), job.train.budget)
+    study.observer.budget(job.search.budget + job.train.budget)
     _check(job, out)
     with study.spending("open"):
         study.stage("open", "read the data, divide it, load the model")
@@ -46,9 +47,9 @@ def run(job: Job, *, out: Path | None = None, store: Store | None = None, observ
     with crew:
         target = make_target(job, crew.machine)
         energy = energy_source(job, target, crew)
-        profile = ask(job, target, study, crew)
+        profile = ask(job, workload, target, study, crew)
         space = make_space(job, target, profile)
-        shop = Workshop(store, study, workload, target, job.search.seed, crew, energy=energy)
+        shop = Workshop(store, study, workload, target, job.search.seed, crew, energy=energy, train=job.train)
         start = Trial(candidate=workload.original, runtime=right_runtime(workload.original.floor), fate=Fate.START)
         with Judge(shop, start, metric, job.limits.max_drop) as judge:
             judge.check()
@@ -82,7 +83,7 @@ def plan(job: Job, *, store: Store | None = None, observer: Observer | None = No
     with hire(job, store, study.observer) as crew:
         target = make_target(job, crew.machine)
         energy_source(job, target, crew)
-        profile = ask(job, target, study, crew)
+        profile = ask(job, workload, target, study, crew)
         space = make_space(job, target, profile)
         shop = Workshop(store, study, workload, target, job.search.seed, crew)
         return list(Explorer.planned(shop, study, profile, space).lines)
@@ -110,14 +111,17 @@ def make_target(job: Job, machine: Machine) -> Target:
     return Target(threads=min(job.target.threads or machine.cores, machine.cores), batch_size=job.target.batch_size)
 
 
-def ask(job: Job, target: Target, study: Study, crew: Crew) -> Profile:
-    """What the machine that times answers when it is asked."""
+def ask(job: Job, workload: Workload, target: Target, study: Study, crew: Crew) -> Profile:
+    """What the machine that times answers when it is asked, and what there is to train on."""
     with study.spending("doctor"):
         findings = crew.on_target(errands.ask, target)
     for sentence, _ in findings:
         study.observer.learnt(sentence)
     facts = frozenset(fact for _, facts in findings for fact in facts)
-    return Profile(machine=crew.machine, target=target, facts=facts, objective=job.search.objective)
+    train = workload.splits.train if job.train.budget else None
+    return Profile(
+        machine=crew.machine, target=target, facts=facts, objective=job.search.objective, num_train=len(train) if train is not None else 0
+    )  # fmt: skip
 
 
 def _command(job: Job) -> str:

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 @shared.request
 @click.option("--out", type=shared.PATH, metavar="DIR", help="Where the bundle goes. Default: out/ and the model's name.")
 @click.option("--store", "store_", type=shared.PATH, metavar="DIR", help="Where finished steps are kept. Default: the user's cache.")
+@click.option("--train-budget", metavar="TIME", help="Time for techniques that train, beside --budget. Needs data.train. Default: none.")
 @click.option("--workers", metavar="ray|ray://HOST:PORT", help="Build and time on the nodes of a Ray cluster. `ray` starts one here.")
 @click.option("--quiet", is_flag=True, help="Only the result.")
 @shared.as_json
 @shared.everywhere
 def command(
     source: str, data: str | None, budget: str | None, max_drop: float | None, objective: str | None, threads: int | None,
-    settings: tuple[str, ...], out: Path | None, store_: Path | None, workers: str | None, quiet: bool, json_: bool,
+    settings: tuple[str, ...], out: Path | None, store_: Path | None, train_budget: str | None, workers: str | None,
+    quiet: bool, json_: bool,
 ) -> int:  # fmt: skip
     """Make a model fast here, and prove that it stayed right.
 
@@ -33,6 +35,7 @@ def command(
     \b
     hasten optimize job.toml --budget 5m
     hasten optimize model.onnx --data data.npz --max-drop 0.5
+    hasten optimize job.toml --train-budget 1h
     hasten optimize job.toml --workers ray://head:10001 --set target.label=edge-box
     hasten optimize net.py:build --data pictures/ --set model.weights=net.safetensors --set data.preprocess.resize=96
 
@@ -43,7 +46,8 @@ def command(
     from .live import watch
 
     job = shared.read_job(
-        source, data=data, budget=budget, max_drop=max_drop, objective=objective, threads=threads, settings=settings, workers=workers
+        source, data=data, budget=budget, max_drop=max_drop, objective=objective, threads=threads, settings=settings, workers=workers,
+        train_budget=train_budget,
     )  # fmt: skip
     store = Store(store_) if store_ else None
     folder = out or Path("out") / shared.model_name(source)

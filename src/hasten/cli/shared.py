@@ -70,7 +70,7 @@ def request(command: F) -> F:
 
 def read_job(
     source: str, *, data: str | None, budget: str | None, max_drop: float | None, objective: str | None, threads: int | None,
-    settings: Sequence[str], workers: str | None = None,
+    settings: Sequence[str], workers: str | None = None, train_budget: str | None = None,
 ) -> Job:  # fmt: skip
     """The job that the options of `request` ask for. Raises JobError."""
     from ..core.job import Job
@@ -82,6 +82,7 @@ def read_job(
         "search.objective": objective,
         "target.threads": threads,
         "search.workers": workers,
+        "train.budget": train_budget,
     }
     overrides = {key: value for key, value in flags.items() if value is not None} | parse_settings(settings)
     if source.endswith(".toml"):

@@ -154,7 +154,11 @@ class TrainSection(_Section):
 
     budget: Annotated[
         Seconds,
-        Field(ge=0, strict=False, description="Time for training, such as 30m or 2h, beside search.budget. Default: none, and nothing is trained."),
+        Field(
+            ge=0,
+            strict=False,
+            description="Time for training, such as 30m or 2h, beside search.budget. Default: none, and nothing is trained.",
+        ),
     ] = 0.0
     batch_size: Annotated[int, Field(gt=0, description="Samples a step.")] = 128
     augment: Annotated[

@@ -11,6 +11,7 @@ from .errors import MissingExtra
 
 EXTRA_OF = {
     "torch": "train",
+    "torch_pruning": "train",
     "safetensors": "train",
     "onnx": "train",
     "onnxscript": "train",

@@ -133,8 +133,8 @@ def as_parts(content: Any, *, where: str = "data") -> Mapping[str, Samples]:
     """What a Python user or a callable gives, as `{"all": samples}` or the splits by name.
 
     content: Samples; inputs; or a tuple (inputs, labels); or a mapping with the keys calibrate, select and certify (train beside them, if
-    any), or all and train, each any of these. inputs: an array [N, ...], a list of N pictures (encoded bytes or uint8 arrays), or a dict of them by
-    input name, which may hold the labels too (under label, labels, target or y). A single input without a name is called
+    any), or all and train, each any of these. inputs: an array [N, ...], a list of N pictures (encoded bytes or uint8 arrays), or a
+    dict of them by input name, which may hold the labels too (under label, labels, target or y). A single input without a name is called
     `""`. Tensors of torch count as arrays. Raises DataError, naming what came.
     """
     if isinstance(content, Splits):

@@ -15,6 +15,7 @@ from ..core.errors import DiskFull, HastenError, NotPossibleHere
 from ..core.registry import find
 from ..core.seams import Profile, Runtime, Technique
 from ..core.trial import Fate, Trial
+from ..core.units import format_seconds
 from ..measure.latency import Plan, Race, final_plan
 from ..measure.quality import METRICS
 from . import racing
@@ -44,6 +45,16 @@ class Explored:
     contenders: tuple[Trial, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Student:
+    """A trained model: on the module floor, and the graph that ships. log_factor: how much faster its float graph is than the original's
+    in the same runtime, as a logarithm."""
+
+    module: Candidate
+    graph: Candidate
+    log_factor: float
+
+
 def right_runtime(floor: Floor) -> Runtime:
     """The runtime that defines what a model on `floor` computes. Raises NotPossibleHere where it is not installed."""
     for kind in find(Runtime).values():
@@ -64,9 +75,11 @@ class Explorer:
         self.graphs: list[Candidate] = [start.candidate]
         self.physics = Physics()
         self.mixer = Mixer(shop, study, profile, judge.limit)
+        self.students: dict[str, Student] = {}  # what training made and is worth working on, by the key that named its building
         self._knobs: dict[type[Runtime], Runtime] = {}
         self._built: dict[str, Candidate | None] = {}
         self._taken: set[str] = set()
+        self._modules: dict[str, Candidate] = {}  # on the module floor, by the key that named its building
 
     # What is known -----------------------------------------------------------------------------------------------------
 
@@ -191,16 +204,19 @@ class Explorer:
         """What changes outputs, by what it promises per second, until nothing is worth its time or the budget says stop."""
         self.study.stage("techniques", "what changes outputs must be faster than the reference, and right")
         self._measure_physics()
+        if any(kind.trains for kind in self.space.techniques):
+            self.profile = replace(self.profile, epoch_seconds=self.shop.epoch_seconds())
+            self.study.learn(f"one pass over the train split takes {format_seconds(self.profile.epoch_seconds)}.")
         planner = Planner(physics=self.physics, profile=self.profile, program_seconds=4 * self.tryout.seconds_per_entrant)
         while True:
-            choice = planner.best(self._steps(), self._best_log_speedup(), self.study.left - reserve_seconds)
+            choice = planner.best(self._steps(), self._best_log_speedup(), self.study.left - reserve_seconds, self.study.train_left)
             if choice is None and not self.mixer.look(self._best_log_speedup(), self.study.left - reserve_seconds):
                 break
             if choice is not None:
                 self._build_ahead(planner, self.study.left - reserve_seconds)
                 planner.learn(choice[0], self._take(*choice))
         open_steps = sum(1 for _ in self._steps())
-        worth = planner.best(self._steps(), self._best_log_speedup(), math.inf)
+        worth = planner.best(self._steps(), self._best_log_speedup(), math.inf, math.inf)
         self.study.decide("stop", "no step is worth its time" if worth is None else "the finish needs what is left of the budget")
         self.study.learn(f"{open_steps} steps were left, {max(0.0, self.study.left):.0f} s of the budget remain.")
         self._settle(reserve_seconds)
@@ -208,7 +224,7 @@ class Explorer:
     def _build_ahead(self, planner: Planner, seconds_left: float) -> None:
         """Where other machines can build meanwhile: what the next steps need."""
         if self.shop.crew.builds_ahead:
-            coming = planner.ranked(self._steps(), self._best_log_speedup(), seconds_left)
+            coming = planner.ranked(self._steps(), self._best_log_speedup(), seconds_left, self.study.train_left)
             wanted = {s.build_key: (s.technique, s.candidate) for s in coming if s.technique is not None and s.build_key not in self._built}
             self.shop.prefetch(list(wanted.values())[:_AHEAD])
 
@@ -218,14 +234,11 @@ class Explorer:
 
     def _offers(self) -> Iterator[Step]:
         """Everything that fits, taken or not."""
-        base = self.graphs[-1]
-        for technique in variants(self.space.techniques, self.profile, base):
-            for kind in self.space.runtimes:
-                runtime = self._knobs.get(kind, kind())
-                step = Step(candidate=base, technique=technique, runtime=runtime)
-                known = self._built.get(step.build_key, step.planned)
-                if kind.floor is base.floor and known is not None and runtime.fits(known, self.shop.target) is None:
-                    yield step
+        yield from self._applied(self.start.candidate)
+        yield from self._applied(self.graphs[-1])
+        for student in self.students.values():
+            yield from self._applied(student.module, student.log_factor)
+            yield from self._applied(student.graph, student.log_factor)
         for trial in self.contenders.values():
             for runtime in neighbours(trial.runtime, self.profile):
                 log = math.log(trial.speedup.value) if trial.speedup else 0.0
@@ -234,6 +247,16 @@ class Explorer:
                     reason="what suits float32 need not suit it",
                 )  # fmt: skip
         yield from self.mixer.steps(self._best_log_speedup())
+
+    def _applied(self, base: Candidate, log_factor: float = 0.0) -> Iterator[Step]:
+        """Every technique that changes outputs on `base`, in every runtime. log_factor: how much faster it is than the original."""
+        for technique in variants(self.space.techniques, self.profile, base):
+            for kind in self.space.runtimes:
+                runtime = self._knobs.get(kind, kind())
+                step = Step(candidate=base, technique=technique, runtime=runtime, base_log_speedup=log_factor)
+                known = self._built.get(step.build_key, step.planned)
+                if kind.floor is Floor.GRAPH and known is not None and runtime.fits(known, self.shop.target) is None:
+                    yield step
 
     def _take(self, step: Step, promise: Promise) -> Outcome:
         """One step: build, run, time, judge."""
@@ -249,6 +272,7 @@ class Explorer:
             self.mixer.note(step, trial, speedup, right)
             if right:
                 self.contenders[trial.id] = trial
+                self._accept(step, candidate, speedup)
         decision.outcome = {"speedup": speedup, "right": right, "seconds": round(self.shop.worked_seconds - began, 3)}
         return Outcome(speedup=speedup, right=right, build_seconds=built - began, program_seconds=self.shop.worked_seconds - built)
 
@@ -256,8 +280,22 @@ class Explorer:
         if step.technique is None:
             return step.candidate
         if step.build_key not in self._built:
-            self._built[step.build_key] = self._build(step.technique, step.candidate)
+            began = self.shop.worked_seconds
+            made = self._build(step.technique, step.candidate)
+            if step.technique.trains:
+                self.study.trained(self.shop.worked_seconds - began)
+            if made is not None and made.floor is Floor.MODULE:
+                self._modules[step.build_key] = made
+                made = self._closure(made)[-1]
+            self._built[step.build_key] = None if made is None or made.floor is Floor.MODULE else made
         return self._built[step.build_key]
+
+    def _accept(self, step: Step, graph: Candidate, speedup: float | None) -> None:
+        """A trained model that keeps quality is worth working on: it can be trained on, and quantised."""
+        module = self._modules.get(step.build_key)
+        if module is not None and step.build_key not in self.students and speedup:
+            slower = self.physics.relative_time.get(step.runtime.name, 1.0)
+            self.students[step.build_key] = Student(module=module, graph=graph, log_factor=math.log(speedup * slower))
 
     def _best_log_speedup(self) -> float:
         """Of the contenders that are likely to pass, and of the reference."""
@@ -330,7 +368,7 @@ class Explorer:
         except DiskFull:
             raise
         except HastenError as error:
-            if technique.floor is Floor.MODULE:
+            if candidate.id == self.start.candidate.id and technique.lossless and technique.floor is Floor.MODULE:
                 raise  # a model that cannot leave its floor is the user's to know, at once
             self.study.learn(f"failed: {error}")
             failed = candidate.then(technique.step(), candidate.path, adds=technique.adds, lossless=technique.lossless)

@@ -29,7 +29,8 @@ class Step:
 
     technique: applied to `candidate` first, or None where the candidate is there already; right: what is known beforehand of its chance to
     keep quality (mixed precision: from a model of the noise); known_log_speedup: of the same candidate with other knobs, or as priced for
-    mixed precision; reason: of people's interest, beside the forecast.
+    mixed precision; base_log_speedup: of `candidate` itself over the reference, where it is not as fast as what forecasts speak of (a
+    pruned model); reason: of people's interest, beside the forecast.
     """
 
     candidate: Candidate
@@ -37,6 +38,7 @@ class Step:
     runtime: Runtime
     right: float | None = None
     known_log_speedup: float | None = None
+    base_log_speedup: float = 0.0
     reason: str = ""
 
     @property
@@ -95,7 +97,7 @@ class Planner:
     _built: set[str] = field(default_factory=set)
     _right: dict[str, list[float]] = field(default_factory=dict)  # by technique
     _candidate_right: dict[str, float] = field(default_factory=dict)  # by build
-    _build_logs: list[float] = field(default_factory=list)
+    _build_logs: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})  # of techniques that train, and of others
     _program_times: list[float] = field(default_factory=list)
 
     def promise(self, step: Step) -> Promise:
@@ -106,19 +108,26 @@ class Planner:
             right=self._chance(step), seconds=self._seconds(step),
         )  # fmt: skip
 
-    def best(self, steps: Iterable[Step], best_log_speedup: float, seconds_left: float) -> tuple[Step, Promise] | None:
-        """The step with the highest score of those that can be paid and are worth it, or None."""
-        first = next(iter(self.ranked(steps, best_log_speedup, seconds_left)), None)
+    def best(
+        self, steps: Iterable[Step], best_log_speedup: float, seconds_left: float, train_left: float = 0.0
+    ) -> tuple[Step, Promise] | None:
+        """The step with the highest score of those that can be paid and are worth it, or None.
+
+        seconds_left: of the search's budget; train_left: of the one for training, which pays for building what trains.
+        """
+        first = next(iter(self.ranked(steps, best_log_speedup, seconds_left, train_left)), None)
         return None if first is None else (first, self.promise(first))
 
-    def ranked(self, steps: Iterable[Step], best_log_speedup: float, seconds_left: float) -> list[Step]:
+    def ranked(self, steps: Iterable[Step], best_log_speedup: float, seconds_left: float, train_left: float = 0.0) -> list[Step]:
         """The steps that can be paid and are worth it, highest score first."""
         scored: list[tuple[float, Step]] = []
         for step in steps:
-            seconds = self._seconds(step)
+            build, program = self._build_seconds(step), self._program_seconds
+            trains = step.technique is not None and step.technique.trains
+            can_be_paid = build <= train_left and program <= seconds_left if trains else build + program <= seconds_left
             gain = self._chance(step) * expected_improvement(*self._log_speedup(step), best_log_speedup)
-            if gain >= WORTH and seconds <= seconds_left:
-                scored.append((gain / seconds, step))
+            if gain >= WORTH and can_be_paid:
+                scored.append((gain / (build + program), step))
         return [step for _, step in sorted(scored, key=lambda pair: pair[0], reverse=True)]
 
     def learn(self, step: Step, outcome: Outcome) -> None:
@@ -130,7 +139,7 @@ class Planner:
             self._right.setdefault(step.technique.name, []).append(outcome.right)
             self._candidate_right[step.build_key] = outcome.right
         if outcome.build_seconds > 0 and step.technique is not None:
-            self._build_logs.append(math.log(outcome.build_seconds / step.technique.expects(self.profile).seconds))
+            self._build_logs[step.technique.trains].append(math.log(outcome.build_seconds / step.technique.expects(self.profile).seconds))
         if outcome.speedup is not None:
             self._program_times.append(outcome.program_seconds)
 
@@ -146,7 +155,7 @@ class Planner:
             return math.log(forecast.smaller)
         if self.profile.objective == "memory":
             return 0.5 * math.log(forecast.smaller)  # weights are a part of what a process holds
-        return math.log(max(1e-6, self.physics.speedup(forecast, step.runtime.name)))
+        return step.base_log_speedup + math.log(max(1e-6, self.physics.speedup(forecast, step.runtime.name)))
 
     def _chance(self, step: Step) -> float:
         if step.build_key in self._candidate_right:  # the same numbers on another runtime, or with other knobs
@@ -156,12 +165,19 @@ class Planner:
         return share_right(self._right.get(step.technique.name, []) if step.technique else [1.0])
 
     def _seconds(self, step: Step) -> float:
+        return self._build_seconds(step) + self._program_seconds
+
+    @property
+    def _program_seconds(self) -> float:
         times = self._program_times
-        seconds = sum(times) / len(times) if times else self.program_seconds
-        if step.technique is not None and step.build_key not in self._built:
-            off = math.exp(sum(self._build_logs) / len(self._build_logs)) if self._build_logs else 1.0
-            seconds += off * step.technique.expects(self.profile).seconds
-        return max(seconds, 0.1)
+        return max(sum(times) / len(times) if times else self.program_seconds, 0.1)
+
+    def _build_seconds(self, step: Step) -> float:
+        if step.technique is None or step.build_key in self._built:
+            return 0.0
+        logs = self._build_logs[step.technique.trains]
+        off = math.exp(sum(logs) / len(logs)) if logs else 1.0
+        return off * step.technique.expects(self.profile).seconds
 
 
 def variants(techniques: Sequence[type[Technique]], profile: Profile, base: Candidate) -> list[Technique]:

@@ -85,8 +85,9 @@ class Workshop:
         shape = workload.original.signature.outputs[place].shape
         classifier = len(shape) == 2 and (shape[1] or 0) > 1 and (samples.labels is None or samples.labels.dtype.kind in "iub")
         return Training(
-            inputs=self.tensors("train"), labels=self._train_labels(samples), teacher=workload.original, output=place, classifier=classifier,
-            checkpoint=self.store.root / "checkpoints" / f"{key}.pt", augment=self.train.augment, batch_size=self.train.batch_size,
+            inputs=self.tensors("train"), labels=self._train_labels(samples), teacher=workload.original, output=place,
+            classifier=classifier, checkpoint=self.store.root / "checkpoints" / f"{key}.pt",
+            augment=self.train.augment, batch_size=self.train.batch_size,
         )  # fmt: skip
 
     def epoch_seconds(self) -> float:
@@ -295,11 +296,11 @@ class Workshop:
         )
 
     def _train_labels(self, samples: Samples) -> Path | None:
-        if samples.labels is None:
+        if (labels := samples.labels) is None:
             return None
 
         def work(folder: Path) -> None:
-            np.save(folder / "labels.npy", samples.labels)
+            np.save(folder / "labels.npy", labels)
 
         return self._step("labels", {"data": self.workload.splits.train_digest}, work).folder / "labels.npy"
 

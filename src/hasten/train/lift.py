@@ -7,6 +7,7 @@ layers) works on any model, whatever code it came from; what has no weights stay
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,13 +37,17 @@ def lift(program: torch.export.ExportedProgram) -> fx.GraphModule:
     from torch import fx
 
     flat = program.module()
-    graph, layers = flat.graph, {}
+    graph = flat.graph
+    layers: dict[str, str] = {}  # name -> what it is: one weight may be used in two ways
     for node in list(graph.nodes):
         if node.op == "call_module" and node.target == "_guards_fn":
             graph.erase_node(node)
         elif node.op == "call_function" and (made := _layer(flat, node)):
             name, layer, inputs = made
-            layers.setdefault(name, layer)
+            name = name if layers.get(name, repr(layer)) == repr(layer) else f"{name}_{node.name}"
+            if name not in layers:
+                layers[name] = repr(layer)
+                flat.add_submodule(name, layer)
             with graph.inserting_before(node):
                 called = graph.call_module(name, inputs)
             called.meta = dict(node.meta)
@@ -51,8 +56,6 @@ def lift(program: torch.export.ExportedProgram) -> fx.GraphModule:
         elif node.op == "call_function":
             _free_width(node)
     graph.eliminate_dead_code()
-    for name, layer in layers.items():
-        flat.add_submodule(name, layer)
     # A new module takes over what the graph uses and no more, and can change between training and evaluation.
     return fx.GraphModule(flat, graph).eval()
 
@@ -87,22 +90,22 @@ def _layer(flat: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Module, tuple[f
         return f"dropout_{node.name}", torch.nn.Dropout(float(node.args[1])), (node.args[0],)  # type: ignore[arg-type,return-value]
     if node.target not in makers:
         return None
-    arguments, weight, make = _named(node), *makers[node.target]
-    owner = arguments[weight]
+    arguments = _named(node)
+    owner = arguments["weight"]
     loose = [a for name, a in arguments.items() if name in ("weight", "bias", "running_mean", "running_var") and a is not None]
     if not all(isinstance(a, torch.fx.Node) and a.op == "get_attr" for a in loose) or owner is None:
         return None
     tensors = {name: _attribute(flat, a.target) if a in loose else a for name, a in arguments.items()}
     data = next(a for name, a in arguments.items() if name in ("input", "indices"))
-    layer = make(tensors, data.meta["val"])
+    layer = makers[node.target](tensors, data.meta["val"])
     for name in ("weight", "bias", "running_mean", "running_var"):
         if tensors.get(name) is not None:
             setattr(layer, name, tensors[name])
     return str(owner.target).removesuffix(".weight").replace(".", "_"), layer, (data,)
 
 
-def _makers() -> dict[Any, tuple[str, Make]]:
-    """Operator -> the argument that names the layer, and how the layer is made: from the operator's arguments and its input."""
+def _makers() -> dict[Any, Make]:
+    """Operator -> how its layer is made: from the operator's arguments and its input."""
     import torch
     from torch import nn
 
@@ -120,17 +123,13 @@ def _makers() -> dict[Any, tuple[str, Make]]:
         return make
 
     return {
-        aten.conv1d.default: ("weight", convolution(nn.Conv1d)),
-        aten.conv2d.default: ("weight", convolution(nn.Conv2d)),
-        aten.conv2d.padding: ("weight", convolution(nn.Conv2d)),
-        aten.linear.default: ("weight", lambda a, x: nn.Linear(*reversed(a["weight"].shape), bias=a["bias"] is not None)),
-        aten.batch_norm.default: ("weight", lambda a, x: norms[x.ndim](len(a["weight"]), eps=a["eps"], momentum=a["momentum"])),
-        aten.layer_norm.default: (
-            "weight", lambda a, x: nn.LayerNorm(tuple(a["normalized_shape"]), eps=a["eps"], bias=a["bias"] is not None),
-        ),
-        aten.embedding.default: (
-            "weight", lambda a, x: nn.Embedding(*a["weight"].shape, padding_idx=a["padding_idx"] if a["padding_idx"] >= 0 else None),
-        ),
+        aten.conv1d.default: convolution(nn.Conv1d),
+        aten.conv2d.default: convolution(nn.Conv2d),
+        aten.conv2d.padding: convolution(nn.Conv2d),
+        aten.linear.default: lambda a, x: nn.Linear(a["weight"].shape[1], a["weight"].shape[0], bias=a["bias"] is not None),
+        aten.batch_norm.default: lambda a, x: norms[x.ndim](len(a["weight"]), eps=a["eps"], momentum=a["momentum"]),
+        aten.layer_norm.default: lambda a, x: nn.LayerNorm(tuple(a["normalized_shape"]), eps=a["eps"], bias=a["bias"] is not None),
+        aten.embedding.default: lambda a, x: nn.Embedding(a["weight"].shape[0], a["weight"].shape[1]),
     }  # fmt: skip
 
 
@@ -162,6 +161,8 @@ def _free_width(node: fx.Node) -> None:
     if node.target not in (aten.view.default, aten.reshape.default):
         return
     source, shape = node.args[0], list(node.args[1])  # type: ignore[arg-type]
-    is_batch = len(shape) == 2 and (isinstance(shape[0], torch.fx.Node) or shape[0] == source.meta["val"].shape[0])  # type: ignore[union-attr]
-    if is_batch and isinstance(shape[1], int) and source.meta["val"].ndim > 2:  # type: ignore[union-attr]
+    assert isinstance(source, torch.fx.Node)
+    size = source.meta["val"].shape
+    joined = math.prod(size[1:]) if all(isinstance(n, int) for n in size[1:]) else None
+    if len(shape) == 2 and len(size) > 2 and shape[1] in (joined, -1):
         node.target, node.args = aten.flatten.using_ints, (source, 1)

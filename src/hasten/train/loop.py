@@ -100,11 +100,11 @@ class _Run:
             for _ in range(self.plan.accumulate):
                 with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.bfloat16):
                     value = self.loss(self.module, next(self._batches)) / self.plan.accumulate
-                value.backward()
+                torch.autograd.backward(value)
                 total += float(value.detach())
         if not math.isfinite(total):
-            got = f"{total} at step {self.step} of {self.total}"
-            raise NotPossibleHere("training", "must keep a finite loss", got=got, hint="Lower the learning rate")
+            where = f"training, step {self.step + 1} of {self.total}"
+            raise NotPossibleHere(where, "must keep a finite loss", got=total, hint="Lower the learning rate")
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.plan.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

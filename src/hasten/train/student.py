@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -66,5 +65,3 @@ class Student:
         path = folder / "model.pt2"
         lower(self.module, self.example(), path, free_batch=self.candidate.signature.batch is None)
         return path
-
-
