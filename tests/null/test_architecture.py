@@ -15,7 +15,7 @@ from hasten.core.need import EXTRA_OF
 
 ROOT = Path(__file__).resolve().parents[2] / "src" / "hasten"
 
-TOOLKITS = {"measure", "bundle"}
+TOOLKITS = {"measure", "bundle", "train"}
 LEAVES = {"workloads", "techniques", "runtimes", "doctor"}
 MAY_IMPORT = {
     "_version": set(),

@@ -9,7 +9,7 @@ from hasten.cli import cli
 
 REQUEST = ["SOURCE", "--budget", "--data", "--max-drop", "--objective", "--set", "--threads"]
 SURFACE = {
-    "optimize": [*REQUEST, "--json", "--out", "--quiet", "--store", "--workers"],
+    "optimize": [*REQUEST, "--json", "--out", "--quiet", "--store", "--train-budget", "--workers"],
     "why": [*REQUEST, "--json"],
     "verify": ["BUNDLE", "--data", "--json"],
     "predict": ["BUNDLE", "INPUTS", "--json", "--top"],
