@@ -99,6 +99,9 @@ class Replay(Workshop):
         raise NotPossibleHere("mixed precision", "is not part of the record")
 
     def _step(self, kind: str, identity: Mapping[str, Any], work: Any) -> Record:
+        if kind in ("ceilings", "operators"):  # of a runtime with the knobs that won this replay's race of lossless programs
+            return super()._step(kind, identity, work)
+
         def missing(folder: Path) -> Any:
             raise SystemExit(f"the record lacks a step of kind {kind}: record again")
 

@@ -30,6 +30,7 @@ from .workshop import Workshop
 
 _BLOCK = Plan(rounds=16, block_seconds=6.0)
 _RULES = racing.Rules()
+_LOSSLESS = replace(_RULES, max_blocks=4)
 _ORDERING = replace(_RULES, max_blocks=3)  # of contenders: the final race, with five sets of processes, decides what is said of them
 _SETTLED = 6  # contenders that race each other for the order in which the certify split is opened
 _AHEAD = 4  # candidates under way on other machines, the next one among them
@@ -128,9 +129,9 @@ class Explorer:
         self.graphs = self._closure(self.shop.workload.original)
         self._look_at_graph()
         good = {t.id: t for t in self._lossless_trials() if t.id == self.start.id or self.tryout.has_parity(t)}
-        good, evidence, reference = self._fastest(good, "lossless", _RULES, leave_seconds=0.5 * self.study.budget_seconds)
+        good, evidence, reference = self._fastest(good, "lossless", _LOSSLESS, leave_seconds=0.5 * self.study.budget_seconds)
         for trial in good.values():
-            speed = None if evidence is None else racing.ratio(evidence, reference, trial.id, _RULES)
+            speed = None if evidence is None else racing.ratio(evidence, reference, trial.id, _LOSSLESS)
             fate = Fate.START if trial.id == self.start.id else Fate.REFERENCE if trial.id == reference else Fate.LOST
             reason = trial.reason or ("" if fate is not Fate.LOST else "right, but another lossless program is as fast or faster")
             good[trial.id] = self.study.keep(trial.with_(fate=fate, reason=reason, speedup=speed))
