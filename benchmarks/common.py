@@ -149,14 +149,16 @@ def evidence(bundle: Path) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def workshop(source: str, *, store: Path, threads: int = 2, seconds: float = 600.0) -> Iterator[tuple[Workshop, Judge]]:
+def workshop(
+    source: str, *, store: Path, threads: int = 2, seconds: float = 600.0, settings: Mapping[str, Any] | None = None
+) -> Iterator[tuple[Workshop, Judge]]:  # fmt: skip
     """Where programs of a job are built, run and judged outside a search; finished steps are in `store`.
 
-    seconds: the time by which builds and compilations must have ended.
+    seconds: the time by which builds and compilations must have ended; settings: keys of the job that differ from the file.
     """
-    job, kept = Job.read(ROOT / source), Store(store)
+    job, kept = Job.read(ROOT / source, settings), Store(store)
     workload = open_workload(job, kept)
-    shop = Workshop(kept, Study(seconds, Observer()), workload, Target(threads=threads), job.search.seed)
+    shop = Workshop(kept, Study(seconds, Observer(), job.train.budget), workload, Target(threads=threads), job.search.seed, train=job.train)
     start = Trial(candidate=workload.original, runtime=right_runtime(workload.original.floor))
     with Judge(shop, start, METRICS[job.quality.metric or "accuracy"], job.limits.max_drop) as judge:
         yield shop, judge

@@ -72,6 +72,12 @@ def data() -> tuple[np.ndarray, np.ndarray]:
     return images[NUM_TRAIN:], labels[NUM_TRAIN:]
 
 
+def training() -> tuple[np.ndarray, np.ndarray]:
+    """The 600 that the network was trained on, for techniques that train too."""
+    images, labels = shuffled()
+    return images[:NUM_TRAIN], labels[:NUM_TRAIN]
+
+
 def shuffled() -> tuple[np.ndarray, np.ndarray]:
     """All 1,797 in a fixed random order; scikit-learn sorts them by writer. Its values 0..16 become 0..255."""
     digits = load_digits()

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from hasten.core.errors import DataError, NotPossibleHere
+from hasten.train import fake
 from hasten.train.batches import Batches
+from hasten.train.fold import fold_norms
 from hasten.train.lift import lift, lower
 from hasten.train.loop import Plan, fit
 from hasten.train.loss import Distillation
@@ -202,3 +204,46 @@ def test_softened_scores_are_compared_at_the_temperature() -> None:
     p, q = (torch.softmax(s / 2, 1) for s in (b, a))
     wanted = 4 * (p * (p.log() - q.log())).sum(1).mean()
     torch.testing.assert_close(Distillation(alpha=1.0, temperature=2.0)(a, b, None), wanted)
+
+
+def test_folding_norms_changes_nothing_and_leaves_none() -> None:
+    torch.manual_seed(0)
+    up, x = lifted(normalised()), torch.randn(4, 4, 8, 8)
+    norm = next(layer for layer in up.children() if isinstance(layer, nn.BatchNorm2d))
+    norm.running_mean.uniform_(-1, 1)
+    norm.running_var.uniform_(0.5, 2)
+    before = up(x)
+    assert fold_norms(up) == 1
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in up.modules())
+    torch.testing.assert_close(up(x), before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_fake_rounding_watches_then_rounds_then_leaves_what_it_taught(per_channel: bool) -> None:
+    torch.manual_seed(0)
+    up, x = lifted(normalised()), torch.randn(16, 4, 8, 8)
+    fold_norms(up)
+    before = up(x)
+    fake.insert(up, per_channel=per_channel)
+    torch.testing.assert_close(up(x), before)
+    fake.start(up)
+    rounded = up(x)
+    error = float((rounded - before).detach().square().mean() / before.detach().square().mean())
+    assert 1e-8 < error < 1e-2
+    rounded.sum().backward()
+    assert all(p.grad is not None for p in up.parameters())
+    fake.remove(up)
+    torch.testing.assert_close(up(x), before, rtol=1e-5, atol=1e-5)
+
+
+def test_a_rounded_weight_has_256_levels_a_channel() -> None:
+    torch.manual_seed(0)
+    up = lifted(nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU()))
+    fake.insert(up, per_channel=True)
+    fake.start(up)
+    layer = next(m for m in up.children() if hasattr(m, "per_channel"))
+    impulse = torch.zeros(1, 4, 3, 3)
+    impulse[0, 1, 2, 0] = 1.0
+    step = layer.layer.weight.detach().abs().amax((1, 2, 3)) / 127
+    seen = (layer(impulse)[0, :, 0, 0] - layer.layer.bias) / step
+    torch.testing.assert_close(seen, seen.round(), atol=1e-3, rtol=0)

@@ -72,6 +72,17 @@ def test_what_nobody_used_for_long_goes_and_the_rest_stays(tmp_path: Path) -> No
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+def test_checkpoints_that_nobody_went_on_with_go_and_fresh_ones_stay(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for name, age in (("old", 40), ("new", 1)):
+        (tmp_path / "checkpoints" / f"{name}.pt").write_bytes(b"x" * 100)
+        os.utime(tmp_path / "checkpoints" / f"{name}.pt", (time.time() - age * DAY,) * 2)
+    assert collect(tmp_path, keep_seconds=30 * DAY, dry_run=True).freed_bytes == 100
+    assert (tmp_path / "checkpoints" / "old.pt").exists()
+    assert collect(tmp_path, keep_seconds=30 * DAY).freed_bytes == 100
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["new.pt"]
+
+
 def test_finding_a_step_is_a_use_of_it(tmp_path: Path) -> None:
     folder = add(tmp_path, "old", age_days=31)
     Store(tmp_path).step("toy", {"name": "old"}, lambda folder: pytest.fail("it is there"))

@@ -21,8 +21,8 @@ from .units import parse_duration
 
 Objective = Literal["latency", "throughput", "size", "memory", "energy"]
 
-Augment = Literal["none", "flip", "flip-crop"]
-"""What is done to pictures [C, H, W] in training: nothing, mirrored at random, or mirrored and shifted at random."""
+Augment = Literal["none", "flip", "crop", "flip-crop"]
+"""What is done to pictures [C, H, W] in training: nothing, mirrored at random, shifted at random, or both."""
 
 Seconds = Annotated[float, BeforeValidator(lambda v: parse_duration(v, field="search.budget"))]
 
@@ -162,7 +162,7 @@ class TrainSection(_Section):
     ] = 0.0
     batch_size: Annotated[int, Field(gt=0, description="Samples a step.")] = 128
     augment: Annotated[
-        Augment, Field(description="What is done to pictures in training: none, flip (mirrored at random) or flip-crop (shifted too).")
+        Augment, Field(description="What is done to pictures in training, at random: none, flip (mirrored), crop (shifted) or flip-crop.")
     ] = "none"
 
 

@@ -110,9 +110,19 @@ def collect(root: Path, *, keep_seconds: float, max_bytes: float | None = None, 
         gone = sum(size for file, size in step.files.items() if not names[file])
         left, freed = left - gone, freed + gone
     removed = chosen if dry_run else take_away(root, chosen)
+    abandoned = _abandoned(root, min(since, *found.users))
+    freed += sum(size for _, size in abandoned)
+    for checkpoint, _ in abandoned if not dry_run else ():
+        checkpoint.unlink(missing_ok=True)
     return Collected(
         removed=tuple(removed), freed_bytes=freed + found.leftover_bytes, left_bytes=left, in_use=in_use + len(chosen) - len(removed)
     )
+
+
+def _abandoned(root: Path, since: float) -> list[tuple[Path, int]]:
+    """Checkpoints of trainings that nobody went on with since then, and their bytes."""
+    known = ((file, file.stat()) for file in (root / "checkpoints").glob("*.pt*"))
+    return [(file, stat.st_size) for file, stat in known if stat.st_mtime < since]
 
 
 def take_away(root: Path, steps: Sequence[Kept]) -> list[Kept]:

@@ -24,6 +24,7 @@ from .judge import Judge
 from .mixing import Mixer
 from .planner import Outcome, Planner, Step, neighbours, variants
 from .space import Space
+from .students import Base, Students
 from .study import Study
 from .tryout import LIKELY, Tryout
 from .workshop import Workshop
@@ -46,16 +47,6 @@ class Explored:
     contenders: tuple[Trial, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Student:
-    """A trained model: on the module floor, and the graph that ships. log_factor: how much faster its float graph is than the original's
-    in the same runtime, as a logarithm."""
-
-    module: Candidate
-    graph: Candidate
-    log_factor: float
-
-
 def right_runtime(floor: Floor) -> Runtime:
     """The runtime that defines what a model on `floor` computes. Raises NotPossibleHere where it is not installed."""
     for kind in find(Runtime).values():
@@ -76,11 +67,10 @@ class Explorer:
         self.graphs: list[Candidate] = [start.candidate]
         self.physics = Physics()
         self.mixer = Mixer(shop, study, profile, judge.limit)
-        self.students: dict[str, Student] = {}  # what training made and is worth working on, by the key that named its building
+        self.students = Students(Base(module=start.candidate, graph=start.candidate))
         self._knobs: dict[type[Runtime], Runtime] = {}
         self._built: dict[str, Candidate | None] = {}
         self._taken: set[str] = set()
-        self._modules: dict[str, Candidate] = {}  # on the module floor, by the key that named its building
 
     # What is known -----------------------------------------------------------------------------------------------------
 
@@ -128,6 +118,7 @@ class Explorer:
         self.study.stage("lossless", "the fastest program that changes nothing is what must be beaten")
         self.graphs = self._closure(self.shop.workload.original)
         self._look_at_graph()
+        self.students = Students(Base(module=self.start.candidate, graph=self.graphs[-1]))
         good = {t.id: t for t in self._lossless_trials() if t.id == self.start.id or self.tryout.has_parity(t)}
         good, evidence, reference = self._fastest(good, "lossless", _LOSSLESS, leave_seconds=0.5 * self.study.budget_seconds)
         for trial in good.values():
@@ -235,11 +226,10 @@ class Explorer:
 
     def _offers(self) -> Iterator[Step]:
         """Everything that fits, taken or not."""
-        yield from self._applied(self.start.candidate)
-        yield from self._applied(self.graphs[-1])
-        for student in self.students.values():
-            yield from self._applied(student.module, student.log_factor)
-            yield from self._applied(student.graph, student.log_factor)
+        for base in self.students.bases.values():
+            yield from self._applied(base.graph, base.log_factor)
+            if base.module.id != base.graph.id:
+                yield from self._applied(base.module, base.log_factor)
         for trial in self.contenders.values():
             for runtime in neighbours(trial.runtime, self.profile):
                 log = math.log(trial.speedup.value) if trial.speedup else 0.0
@@ -248,10 +238,16 @@ class Explorer:
                     reason="what suits float32 need not suit it",
                 )  # fmt: skip
         yield from self.mixer.steps(self._best_log_speedup())
+        yield from self._rescues()
+
+    def _rescues(self) -> Iterator[Step]:
+        kinds = [kind for kind in self.space.techniques if kind.rescues]
+        unsure = {key: right for key, right in self.tryout.rightness.items() if right < LIKELY}
+        return self.students.rescues(kinds, self.study.trials, unsure, self.profile)
 
     def _applied(self, base: Candidate, log_factor: float = 0.0) -> Iterator[Step]:
         """Every technique that changes outputs on `base`, in every runtime. log_factor: how much faster it is than the original."""
-        for technique in variants(self.space.techniques, self.profile, base):
+        for technique in variants([k for k in self.space.techniques if not k.rescues], self.profile, base):
             for kind in self.space.runtimes:
                 runtime = self._knobs.get(kind, kind())
                 step = Step(candidate=base, technique=technique, runtime=runtime, base_log_speedup=log_factor)
@@ -271,9 +267,9 @@ class Explorer:
             trial, right = self.tryout.run(Trial(candidate=candidate, runtime=step.runtime), math.exp(self._best_log_speedup()))
             speedup = self.tryout.gain(trial)
             self.mixer.note(step, trial, speedup, right)
+            self.students.note(step, trial, speedup, right, self.physics.relative_time.get(step.runtime.name, 1.0))
             if right:
                 self.contenders[trial.id] = trial
-                self._accept(step, candidate, speedup)
         decision.outcome = {"speedup": speedup, "right": right, "seconds": round(self.shop.worked_seconds - began, 3)}
         return Outcome(speedup=speedup, right=right, build_seconds=built - began, program_seconds=self.shop.worked_seconds - built)
 
@@ -286,17 +282,12 @@ class Explorer:
             if step.technique.trains:
                 self.study.trained(self.shop.worked_seconds - began)
             if made is not None and made.floor is Floor.MODULE:
-                self._modules[step.build_key] = made
+                self.students.built(step.build_key, made)
                 made = self._closure(made)[-1]
+            if made is not None and step.then is not None and made.floor is Floor.GRAPH:
+                made = self._build(step.then, made)
             self._built[step.build_key] = None if made is None or made.floor is Floor.MODULE else made
         return self._built[step.build_key]
-
-    def _accept(self, step: Step, graph: Candidate, speedup: float | None) -> None:
-        """A trained model that keeps quality is worth working on: it can be trained on, and quantised."""
-        module = self._modules.get(step.build_key)
-        if module is not None and step.build_key not in self.students and speedup:
-            slower = self.physics.relative_time.get(step.runtime.name, 1.0)
-            self.students[step.build_key] = Student(module=module, graph=graph, log_factor=math.log(speedup * slower))
 
     def _best_log_speedup(self) -> float:
         """Of the contenders that are likely to pass, and of the reference."""

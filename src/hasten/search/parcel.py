@@ -104,7 +104,10 @@ class _Packer(pickle.Pickler):
             return None
         if not item.is_relative_to(self._store.root):
             raise WorkerError("errand", f"cannot take {item} to another machine, since it is not in the store", cause="error")
-        room, outer, inner, *rest = item.relative_to(self._store.root).parts
+        room, *parts = item.relative_to(self._store.root).parts
+        if room == "checkpoints":  # nothing travels: each machine keeps the checkpoints of what it trains
+            return ("reads", room, *parts)
+        outer, inner, *rest = parts
         if room == "tmp":  # of one process, of one step
             self.writes = self._store.root / room / outer / inner
             return ("writes", *rest)

@@ -27,7 +27,8 @@ _WIDTH = 1.645  # of a 90 % range, in standard deviations
 class Step:
     """A program to try.
 
-    technique: applied to `candidate` first, or None where the candidate is there already; right: what is known beforehand of its chance to
+    technique: applied to `candidate` first, or None where the candidate is there already; then: applied to the graph of what that made
+    (the quantiser after training for it); right: what is known beforehand of its chance to
     keep quality (mixed precision: from a model of the noise); known_log_speedup: of the same candidate with other knobs, or as priced for
     mixed precision; base_log_speedup: of `candidate` itself over the reference, where it is not as fast as what forecasts speak of (a
     pruned model); reason: of people's interest, beside the forecast.
@@ -36,6 +37,7 @@ class Step:
     candidate: Candidate
     technique: Technique | None
     runtime: Runtime
+    then: Technique | None = None
     right: float | None = None
     known_log_speedup: float | None = None
     base_log_speedup: float = 0.0
@@ -43,8 +45,7 @@ class Step:
 
     @property
     def text(self) -> str:
-        steps = [] if self.technique is None else [self.technique.step().text]
-        return " > ".join([*self.candidate.recipe, *steps, self.runtime.step().text])
+        return " > ".join([*self.candidate.recipe, *(t.step().text for t in self._techniques), self.runtime.step().text])
 
     @property
     def key(self) -> str:
@@ -54,13 +55,17 @@ class Step:
     @property
     def build_key(self) -> str:
         """Names the candidate that it needs: equal for a technique on any runtime and for other knobs of what the technique made."""
-        done = [*self.candidate.lineage, *([self.technique.step()] if self.technique else [])]
+        done = [*self.candidate.lineage, *(t.step() for t in self._techniques)]
         return digest_json([step.to_json() for step in done])
 
     @property
     def planned(self) -> Candidate:
         """The candidate that it will need, as far as is known before it is built: what runtimes are asked about."""
-        return self.candidate if self.technique is None else replace(self.candidate, facts=self.candidate.facts | self.technique.adds)
+        return replace(self.candidate, facts=self.candidate.facts.union(*(t.adds for t in self._techniques)))
+
+    @property
+    def _techniques(self) -> list[Technique]:
+        return [t for t in (self.technique, self.then) if t is not None]
 
     @property
     def effects(self) -> Effects:

@@ -15,7 +15,7 @@ from ..train.loss import Distillation
 from ..train.student import Student
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import fx, nn
 
 _SHARES = (0.3, 0.5, 0.7)
 _BATCHES = 8  # whose gradients tell what matters
@@ -64,13 +64,15 @@ class StructuredPruning(Technique):
         training = context.training
         assert training is not None, "a technique that trains is given what it trains with"
         student = Student.of(training, candidate, seed=context.seed, distillation=Distillation(alpha=self.alpha))
-        student.module = self._cut(student, context.seed)
+        student.module = self._cut(student)
         student.learn(Plan(epochs=self.epochs, learning_rate=self.learning_rate, seed=context.seed))
         return candidate.then(self.step(), student.export(context.folder), adds=self.adds, lossless=False)
 
-    def _cut(self, student: Student, seed: int) -> nn.Module:
+    def _cut(self, student: Student) -> fx.GraphModule:
         """The module with about `share` of its parameters gone: channel ratios are tried on copies until it fits."""
         import copy
+
+        import torch
 
         module, low, high = student.module, 0.0, 1.0
         full, best = _count(module), None
@@ -79,7 +81,7 @@ class StructuredPruning(Technique):
             ratio = (low + high) / 2
             tried = copy.deepcopy(module)
             for name, parameter in tried.named_parameters():
-                parameter.grad = gradients[name].clone() if name in gradients else None
+                parameter.grad = gradients[name].clone() if name in gradients else torch.zeros_like(parameter)
             self._prune(tried, student, ratio)
             gone = 1 - _count(tried) / full
             if best is None or abs(gone - self.share) < abs(best[0] - self.share):
@@ -94,7 +96,7 @@ class StructuredPruning(Technique):
         best[1].zero_grad(set_to_none=True)
         return best[1]
 
-    def _prune(self, module: nn.Module, student: Student, ratio: float) -> None:
+    def _prune(self, module: fx.GraphModule, student: Student, ratio: float) -> None:
         pruning = need("torch_pruning", why="to prune")
 
         kinds = {"taylor": pruning.importance.GroupTaylorImportance, "magnitude": pruning.importance.GroupMagnitudeImportance}
@@ -125,11 +127,8 @@ def _gradients(student: Student) -> dict[str, Any]:
     return found
 
 
-def _fixed(module: nn.Module) -> list[nn.Module]:
+def _fixed(module: fx.GraphModule) -> list[nn.Module]:
     """The layers whose width something else counts on: the outputs, and reshapes that name their sizes (attention's heads)."""
-    from torch import fx
-
-    assert isinstance(module, fx.GraphModule)
     frontier = [n for n in module.graph.nodes if n.op == "output" or _names_sizes(n)]
     found, seen = [], set(frontier)
     while frontier:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import pytest
 
 from ..core.candidate import Candidate, Floor
 from ..core.digest import digest_array, digest_json, digest_path
+from ..core.errors import NotPossibleHere
 from ..core.need import need
 from ..core.registry import get
-from ..core.seams import Runtime, Target, Technique
+from ..core.seams import Context, Runtime, Target, Technique, Training
 from ._models import NAMES, ReferenceModel, reference_model
 from ._options import check_fits_imports_nothing, check_options
 
 _TARGET = Target(threads=1)
+_EXAMPLES = 64
 _ARITHMETIC = frozenset({"vnni", "float16-arithmetic", "bfloat16-arithmetic"})  # what is built must not depend on who builds it
 
 
@@ -41,7 +44,7 @@ class TechniqueSuite:
         check_fits_imports_nothing(kind)
 
     def test_it_promises_a_positive_gain_and_cost(self, kind: type[Technique], model: ReferenceModel) -> None:
-        forecast = kind().expects(model.profile())
+        forecast = kind().expects(replace(model.profile(), num_train=_EXAMPLES, epoch_seconds=1.0))
         assert forecast.speedup > 0
         assert forecast.seconds > 0
 
@@ -76,6 +79,9 @@ class TechniqueSuite:
         for name, expected in model.outputs.items():
             if kind.lossless:
                 np.testing.assert_allclose(got[name], expected, rtol=self.tolerance, atol=self.tolerance)
+            elif kind.trains:  # how well it learns takes real data and time to tell
+                assert got[name].shape == expected.shape
+                assert np.isfinite(got[name]).all()
             elif model.name == "digits":
                 error = float(np.square(got[name] - expected).sum())
                 assert 10 * np.log10(np.square(expected).sum() / max(error, 1e-30)) > self.least_sqnr
@@ -87,14 +93,32 @@ def _apply(kind: type[Technique], model: ReferenceModel, folder: Path) -> Candid
         pytest.skip(f"needs a candidate with {', '.join(sorted(absent))}")
     reasons = []
     for objective in ("latency", "size"):
-        profile = model.profile(objective, facts=_ARITHMETIC)
-        technique = next(iter(kind.space(profile)))
+        profile = replace(model.profile(objective, facts=_ARITHMETIC), num_train=_EXAMPLES, epoch_seconds=1.0)
+        technique = _shortest(next(iter(kind.space(profile))))
         if reason := technique.fits(candidate, profile):
             reasons.append(reason)
             continue
         folder.mkdir()
-        return technique.apply(candidate, model.context(folder))
+        try:
+            return technique.apply(candidate, _with_training(model, folder) if kind.trains else model.context(folder))
+        except NotPossibleHere as error:  # what only building tells, such as widths too small to cut
+            pytest.skip(str(error))
     pytest.skip(reasons[0])
+
+
+def _shortest(technique: Technique) -> Technique:
+    """The technique with one epoch, where it has epochs."""
+    few: dict[str, Any] = {"epochs": 1} if hasattr(technique, "epochs") else {}
+    return type(technique)(**{**technique.options(), **few})
+
+
+def _with_training(model: ReferenceModel, folder: Path) -> Context:
+    """The calibration samples may be trained on, without labels."""
+    training = Training(
+        inputs=model.calibration, labels=None, teacher=model.on(Floor.MODULE), output=0, classifier=model.name == "digits",
+        checkpoint=folder.parent / "checkpoint.pt", batch_size=8,
+    )  # fmt: skip
+    return replace(model.context(folder), training=training)
 
 
 def _run(candidate: Candidate, model: ReferenceModel, tmp_path: Path) -> dict[str, np.ndarray]:
@@ -109,7 +133,7 @@ def _weights(candidate: Candidate) -> str:
     """The name of all weights, whatever order they are stored in."""
     if candidate.floor is Floor.MODULE:
         state = need("torch").export.load(candidate.path).state_dict
-        return digest_json({name: digest_array(tensor.numpy()) for name, tensor in state.items()})
+        return digest_json({name: digest_array(tensor.detach().numpy()) for name, tensor in state.items()})
     onnx = need("onnx")
     tensors = onnx.load(str(candidate.path)).graph.initializer
     return digest_json({tensor.name: digest_array(onnx.numpy_helper.to_array(tensor)) for tensor in tensors})

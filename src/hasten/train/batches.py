@@ -72,10 +72,11 @@ class Batches:
 
 
 def _augmented(pictures: np.ndarray, how: Augment, rng: np.random.Generator) -> np.ndarray:
-    """Each picture [C, H, W] mirrored with probability one half; with flip-crop shifted too, the border repeated from its edge."""
-    flipped = rng.random(len(pictures)) < 0.5
-    pictures[flipped] = pictures[flipped, :, :, ::-1]
-    if how == "flip":
+    """Each picture [C, H, W] mirrored with probability one half, shifted (what comes in repeats the border), or both."""
+    if "flip" in how:
+        flipped = rng.random(len(pictures)) < 0.5
+        pictures[flipped] = pictures[flipped, :, :, ::-1]
+    if "crop" not in how:
         return pictures
     height, width = pictures.shape[2:]
     up, left = height // _PADDING, width // _PADDING

@@ -15,7 +15,7 @@ from .loss import Distillation
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import fx, nn
 
 
 @dataclass(kw_only=True)
@@ -25,7 +25,7 @@ class Student:
     candidate: what `module` was before; training: as the technique got it.
     """
 
-    module: nn.Module
+    module: fx.GraphModule
     teacher: nn.Module
     batches: Batches
     distillation: Distillation
@@ -44,12 +44,18 @@ class Student:
         )  # fmt: skip
 
     def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
-        """How far the module's answers are from the teacher's and from the labels: a scalar."""
+        """How far the module's answers are from the teacher's and the labels: a scalar. Outputs that are not judged are taught too."""
         import torch
 
         with torch.no_grad():
-            wanted = flat_outputs(self.teacher(*batch.inputs))[self.training.output]
-        return self.distillation(flat_outputs(module(*batch.inputs))[self.training.output], wanted, batch.labels)
+            wanted = flat_outputs(self.teacher(*batch.inputs))
+        total = torch.zeros(())
+        for place, (ours, theirs) in enumerate(zip(flat_outputs(module(*batch.inputs)), wanted, strict=True)):
+            if place == self.training.output:
+                total = total + self.distillation(ours, theirs, batch.labels)
+            elif ours.is_floating_point():
+                total = total + Distillation(classifier=False)(ours, theirs, None)
+        return total
 
     def learn(self, plan: Plan, *, tell: Progress | None = None, stage: str = "") -> list[float]:
         """Train; a killed training goes on from its checkpoint. stage: of several, names the checkpoint. Returns the loss by epoch."""

@@ -1,0 +1,68 @@
+"""What training made: models to work on further, and training as the rescue of programs that are fast and not right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..core.candidate import Candidate
+from ..core.seams import Profile, Technique
+from ..core.trial import Trial
+from .planner import Step, variants
+
+_RESCUED = 0.6  # chance that training wins back what was lost, before any was tried
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """A model that techniques can be applied to: on the module floor, and as the graph that lossless steps make of it. log_factor: how
+    much faster its graph is than the original's in the same runtime, as a logarithm."""
+
+    module: Candidate
+    graph: Candidate
+    log_factor: float = 0.0
+
+
+class Students:
+    """The bases of a search: the original, and trained models that keep quality."""
+
+    def __init__(self, original: Base) -> None:
+        self.bases: dict[str, Base] = {"": original}  # by the key that named its building
+        self._modules: dict[str, Candidate] = {}
+        self._came_by: dict[str, Step] = {}
+
+    def built(self, key: str, module: Candidate) -> None:
+        """Training made `module` as what the key names."""
+        self._modules[key] = module
+
+    def note(self, step: Step, trial: Trial, gain: float | None, right: float | None, slower: float) -> None:
+        """What became of a step. A trained model that may be right is worth training on, and quantising.
+
+        gain: over the reference; slower: how much slower the original's graph is than the reference in that runtime.
+        """
+        if step.technique is None:
+            return
+        self._came_by[trial.id] = step
+        module = self._modules.get(step.build_key)
+        if module is not None and step.then is None and right and gain and step.build_key not in self.bases:
+            self.bases[step.build_key] = Base(module=module, graph=trial.candidate, log_factor=math.log(gain * slower))
+
+    def rescues(
+        self, kinds: Sequence[type[Technique]], trials: Mapping[str, Trial], unsure: Mapping[str, float], profile: Profile
+    ) -> Iterator[Step]:
+        """For each program that is fast and not likely right: training for what was done to it, and then the same again.
+
+        kinds: techniques that rescue; unsure: trial id -> how right it looked, of those that may need it.
+        """
+        modules = {base.graph.id: base.module for base in self.bases.values()}
+        for key, step in self._came_by.items():
+            trial = trials[key]
+            if step.then is not None or key not in unsure or not trial.speedup or step.candidate.id not in modules:
+                continue
+            module = modules[step.candidate.id]
+            for technique in variants([k for k in kinds if k.rescues & trial.candidate.facts], profile, module):
+                yield Step(
+                    candidate=module, technique=technique, then=step.technique, runtime=step.runtime, right=_RESCUED,
+                    known_log_speedup=math.log(trial.speedup.value), reason=f"{trial.text} is fast and not sure to be right",
+                )  # fmt: skip
