@@ -4,9 +4,9 @@
     python benchmarks/train_pruning.py --only resnet20 --epochs 10
 
 For each model and share: the technique `structured-pruning` cuts and trains (batch size and augmentation as the job says), the student is
-exported and simplified, and raced in the runtimes against the fastest lossless program of the original, in one interleaved race with five sets of
-fresh processes. The loss is judged on the certify split, one-sided 95 %, as hasten judges its own answers. Finished work is kept under
-out/bench/stores.
+exported and simplified, and raced in the runtimes against the fastest lossless program of the original, in one interleaved race with
+five sets of fresh processes. The loss is judged on the certify split, one-sided 95 %, as hasten judges its own answers. Finished work
+is kept under out/bench/stores.
 """
 
 from __future__ import annotations

@@ -73,6 +73,7 @@ def test_what_nobody_used_for_long_goes_and_the_rest_stays(tmp_path: Path) -> No
 
 
 def test_checkpoints_that_nobody_went_on_with_go_and_fresh_ones_stay(tmp_path: Path) -> None:
+    Store(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     for name, age in (("old", 40), ("new", 1)):
         (tmp_path / "checkpoints" / f"{name}.pt").write_bytes(b"x" * 100)

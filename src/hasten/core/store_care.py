@@ -110,7 +110,7 @@ def collect(root: Path, *, keep_seconds: float, max_bytes: float | None = None, 
         gone = sum(size for file, size in step.files.items() if not names[file])
         left, freed = left - gone, freed + gone
     removed = chosen if dry_run else take_away(root, chosen)
-    abandoned = _abandoned(root, min(since, *found.users))
+    abandoned = _abandoned(root, min([since, *found.users]))
     freed += sum(size for _, size in abandoned)
     for checkpoint, _ in abandoned if not dry_run else ():
         checkpoint.unlink(missing_ok=True)

@@ -102,6 +102,6 @@ def remove(module: fx.GraphModule) -> None:
         if isinstance(layer, rounded):
             module.add_submodule(name, layer.layer)  # type: ignore[arg-type]
         elif isinstance(layer, activation):
-            low, high = min(layer.low.item(), 0.0), max(layer.high.item(), 1e-6)  # type: ignore[operator,union-attr]
+            low, high = min(layer.low.item(), 0.0), max(layer.high.item(), 1e-6)  # type: ignore[operator]
             module.add_submodule(name, nn.Hardtanh(low, high))
     module.recompile()
