@@ -59,9 +59,32 @@ def test_a_leader_that_may_be_slower_than_another_is_not_sure_after_one_block() 
 
 
 def test_what_cannot_win_is_not_timed_on() -> None:
-    track = Track(0, a=1.0, b=1.015, **{f"slow{n}": 1.5 + n for n in range(8)})
+    track = Track(0, a=1.0, b=1.015, **{f"slow{n}": 2.5 + n for n in range(8)})
     racing.run(list(track.times), track.block, RULES)
     assert track.runs <= 10 + 2 * (RULES.max_blocks - 1)
+
+
+def test_what_a_bad_process_could_explain_is_looked_at_twice() -> None:
+    track = Track(0, a=1.0, b=1.5, c=2.5)
+    seen: list[tuple[str, ...]] = []
+
+    def block(keys: Sequence[str], number: int) -> Race:
+        seen.append(tuple(keys))
+        return track.block(keys, number)
+
+    racing.run(["a", "b", "c"], block, RULES)
+    assert seen[:2] == [("a", "b", "c"), ("a", "b")]
+
+
+def test_one_bad_process_does_not_drop_the_fastest() -> None:
+    for seed in range(40):
+        track = Track(seed, a=1.0, b=0.8, c=1.1)
+
+        def block(keys: Sequence[str], number: int, track: Track = track, bad: int = seed % 3) -> Race:
+            track.times["b"] = 1.4 if number == bad else 0.8
+            return track.block(keys, number)
+
+        assert racing.run(["a", "b", "c"], block, RULES)[0].winner == "b"
 
 
 def test_a_crash_in_a_block_is_not_the_end() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from ..core.machine import load_average
 from ..core.measurement import Measurement
 from ..core.seams import Runtime, Target
-from . import energy, tasks
+from . import cores, energy, tasks
 from .worker import Worker
 
 Progress = Callable[[float], None]
@@ -56,6 +56,10 @@ class Plan:
     seed: int = 0
 
 
+_PATIENCE_SECONDS = 10.0
+"""How long a block waits for cores that are shared just now."""
+
+
 def final_plan(budget_seconds: float) -> Plan:
     """Five sets of fresh processes, three where the budget is short; 60 rounds either way, which own a 95th percentile
     (Measurement.percentile). Of the budget and not of what is left: a resumed search must meet the same plan."""
@@ -67,11 +71,12 @@ def final_plan(budget_seconds: float) -> Plan:
 class Race:
     """What a race measured. block_of_round: which processes ran each round; others_busy: the share of the machine's
     cores that other processes took meanwhile (0 to 1), or None where the system does not tell; energy: joules of a call,
-    of each entrant or of none."""
+    of each entrant or of none; slowdown: the worst of the blocks' `cores.slowdown`, 1 where every thread had a core of its own."""
 
     latency: Mapping[str, Measurement]
     block_of_round: tuple[int, ...]
     others_busy: float | None
+    slowdown: float = 1.0
     energy: Mapping[str, Measurement] = field(default_factory=dict)
 
     def of(self, key: str) -> tuple[Measurement, ...]:
@@ -83,6 +88,7 @@ class Race:
             "latency": {key: m.to_json() for key, m in self.latency.items()},
             "block_of_round": list(self.block_of_round),
             "others_busy": self.others_busy,
+            "slowdown": self.slowdown,
             "energy": {key: m.to_json() for key, m in self.energy.items()},
         }
 
@@ -92,6 +98,7 @@ class Race:
             latency={key: Measurement.from_json(m) for key, m in value["latency"].items()},
             block_of_round=tuple(value["block_of_round"]),
             others_busy=value["others_busy"],
+            slowdown=value.get("slowdown", 1.0),
             energy={key: Measurement.from_json(m) for key, m in value.get("energy", {}).items()},
         )
 
@@ -111,8 +118,11 @@ def race(
     blocks: list[int] = []
     rounds = plan.rounds
     idle = _IdleMeter()
+    threads = max((e.runtime.num_threads(e.target) for e in entrants), default=1)
+    slowdowns = []
     for block in range(plan.blocks):
         runners: dict[str, Worker] = {}
+        slowdowns.append(round(cores.settled(threads, _PATIENCE_SECONDS), 3))
         try:
             for index in rng.permutation(len(entrants)):  # the order of births must not favour one
                 runners[entrants[index].key] = start(entrants[index])
@@ -141,12 +151,12 @@ def race(
     others = idle.others_busy()
     told = {
         "blocks": plan.blocks, "block_of_round": blocks, "rounds": rounds, "slice_seconds": plan.slice_seconds,
-        "entrants": [e.key for e in entrants],
+        "entrants": [e.key for e in entrants], "slowdown": slowdowns,
     }  # fmt: skip
     taken = {**where, "others_busy": others, "load_average": load_average()}
     latency = {e.key: _measurement(e, wall[e.key], cpu[e.key], {**told, "warm_up": warmth[e.key]}, taken) for e in entrants}
     spending = {key: energy.measured(joules[key], meter.text, m.method, m.where) for key, m in latency.items()} if meter else {}
-    return Race(latency=latency, block_of_round=tuple(blocks), others_busy=others, energy=spending)
+    return Race(latency=latency, block_of_round=tuple(blocks), others_busy=others, slowdown=max(slowdowns, default=1.0), energy=spending)
 
 
 def _measurement(

@@ -17,6 +17,7 @@ from ..core.errors import DiskFull, HastenError
 from ..core.job import Job
 from ..core.machine import load_average, versions
 from ..core.trial import Fate, Trial
+from ..measure.cores import SHARED
 from . import evidence
 from .certify import Finish
 from .front import Answer, Front, undominated
@@ -113,6 +114,11 @@ def _run(shop: Workshop, study: Study, command: str) -> Mapping[str, Any]:
     sentence = f"Other processes took up to {100 * study.busiest:.0f} % of the machine while programs were timed: " + (
         "ratios hold, absolute times are too high." if busy else "the machine was quiet."
     )
+    if study.slowdown > SHARED:
+        sentence += (
+            f" For a while its cores were shared: work in parallel took {study.slowdown:.1f} times as long as alone. "
+            "Programs of several threads may look slower than they are."
+        )
     counts: dict[str, Any] = {}
     original = shop.workload.original
     graph = next((t.candidate for t in study.trials.values() if t.candidate.floor is Floor.GRAPH), original)

@@ -34,6 +34,7 @@ _RULES = racing.Rules()
 _LOSSLESS = replace(_RULES, max_blocks=4)
 _ORDERING = replace(_RULES, max_blocks=3)  # of contenders: the final race, with five sets of processes, decides what is said of them
 _SETTLED = 6  # contenders that race each other for the order in which the certify split is opened
+_EXACT = 1e-3  # noise of what is counted rather than timed, on a logarithm
 _AHEAD = 4  # candidates under way on other machines, the next one among them
 
 
@@ -71,6 +72,9 @@ class Explorer:
         self._knobs: dict[type[Runtime], Runtime] = {}
         self._built: dict[str, Candidate | None] = {}
         self._taken: set[str] = set()
+        self._came_by: dict[str, Step] = {}  # the step that a trial came by
+        self._noise = _EXACT
+        self.planner: Planner | None = None
 
     # What is known -----------------------------------------------------------------------------------------------------
 
@@ -128,6 +132,8 @@ class Explorer:
             good[trial.id] = self.study.keep(trial.with_(fate=fate, reason=reason, speedup=speed))
         self.start, self.reference = good[self.start.id], good[reference]
         self.tryout.reference = self.reference
+        if evidence is not None:
+            self._noise = racing.spread(evidence, reference, _LOSSLESS)
         self._learn_from(list(good.values()))
         self.study.learn(f"the fastest lossless program is {self.reference.text}: {self.tryout.cost_text(self.reference)}")
         self.study.observer.best(f"{self.reference.text}, lossless")
@@ -199,7 +205,9 @@ class Explorer:
         if any(kind.trains for kind in self.space.techniques):
             self.profile = replace(self.profile, epoch_seconds=self.shop.epoch_seconds())
             self.study.learn(f"one pass over the train split takes {format_seconds(self.profile.epoch_seconds)}.")
-        planner = Planner(physics=self.physics, profile=self.profile, program_seconds=4 * self.tryout.seconds_per_entrant)
+        planner = self.planner = Planner(
+            physics=self.physics, profile=self.profile, program_seconds=4 * self.tryout.seconds_per_entrant, noise=self._noise
+        )  # fmt: skip
         while True:
             choice = planner.best(self._steps(), self._best_log_speedup(), self.study.left - reserve_seconds, self.study.train_left)
             if choice is None and not self.mixer.look(self._best_log_speedup(), self.study.left - reserve_seconds):
@@ -232,9 +240,8 @@ class Explorer:
                 yield from self._applied(base.module, base.log_factor)
         for trial in self.contenders.values():
             for runtime in neighbours(trial.runtime, self.profile):
-                log = math.log(trial.speedup.value) if trial.speedup else 0.0
                 yield Step(
-                    candidate=trial.candidate, technique=None, runtime=runtime, known_log_speedup=log,
+                    candidate=trial.candidate, technique=None, runtime=runtime, known_log_speedup=self._estimate(trial),
                     reason="what suits float32 need not suit it",
                 )  # fmt: skip
         yield from self.mixer.steps(self._best_log_speedup())
@@ -242,8 +249,9 @@ class Explorer:
 
     def _rescues(self) -> Iterator[Step]:
         kinds = [kind for kind in self.space.techniques if kind.rescues]
-        unsure = {key: right for key, right in self.tryout.rightness.items() if right < LIKELY}
-        return self.students.rescues(kinds, self.study.trials, unsure, self.profile)
+        unsure = {key for key, right in self.tryout.rightness.items() if right < LIKELY}
+        made = [(self.study.trials[key], step) for key, step in self._came_by.items() if key in unsure]
+        return self.students.rescues(kinds, made, self.profile)
 
     def _applied(self, base: Candidate, log_factor: float = 0.0) -> Iterator[Step]:
         """Every technique that changes outputs on `base`, in every runtime. log_factor: how much faster it is than the original."""
@@ -264,8 +272,11 @@ class Explorer:
         built = self.shop.worked_seconds
         speedup = right = None
         if candidate is not None:
-            trial, right = self.tryout.run(Trial(candidate=candidate, runtime=step.runtime), math.exp(self._best_log_speedup()))
+            trial, right = self.tryout.run(
+                Trial(candidate=candidate, runtime=step.runtime), math.exp(self._best_log_speedup()), promise.low
+            )
             speedup = self.tryout.gain(trial)
+            self._came_by[trial.id] = step
             self.mixer.note(step, trial, speedup, right)
             self.students.note(step, trial, speedup, right, self.physics.relative_time.get(step.runtime.name, 1.0))
             if right:
@@ -291,8 +302,12 @@ class Explorer:
 
     def _best_log_speedup(self) -> float:
         """Of the contenders that are likely to pass, and of the reference."""
-        gains = [self.tryout.gain(t) for t in self.contenders.values() if self.tryout.rightness[t.id] >= LIKELY]
-        return max([0.0, *(math.log(g) for g in gains if g)])
+        return max([0.0, *(self._estimate(t) for t in self.contenders.values() if self.tryout.rightness[t.id] >= LIKELY)])
+
+    def _estimate(self, trial: Trial) -> float:
+        """Of a contender's log speed-up."""
+        assert self.planner is not None
+        return self.planner.estimate(self._came_by[trial.id])
 
     def _settle(self, reserve_seconds: float) -> None:
         """The order in which contenders will be certified: who is fastest, in a race of their own with fresh processes."""

@@ -60,8 +60,6 @@ class Physics:
         return 1.0 / (slower * max(left, 1e-3))
 
 
-_NOISE = 0.03  # of a log speed-up from a quick race
-
 Effects = Mapping[str, float]
 """Name of an effect -> how large it usually is: its standard deviation on the log speed-up."""
 
@@ -70,10 +68,12 @@ class Surrogate:
     """Learns what physics missed, as a sum of effects with known scales (Bayesian linear regression: a Gaussian process whose kernel is the
     scale squared summed over the effects that two steps share; Rasmussen & Williams 2006, 2.1).
 
-    The scales are fixed: a search gives a handful of outcomes, too few to learn scales from.
+    The scales are fixed: a search gives a handful of outcomes, too few to learn scales from. noise: standard deviation of an outcome
+    around what is true, on the log speed-up: what a quick race with one set of processes gets wrong.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, noise: float = 0.03) -> None:
+        self.noise = noise
         self._seen: list[Effects] = []
         self._residuals: list[float] = []
 
@@ -83,14 +83,14 @@ class Surrogate:
         self._residuals.append(log_residual)
 
     def predict(self, effects: Effects) -> tuple[float, float]:
-        """Mean and standard deviation of the log residual of a step with these effects."""
-        prior = _kernel(effects, effects) + _NOISE**2
+        """Mean and standard deviation of the true log residual of a step with these effects, whether it was tried or not."""
+        prior = _kernel(effects, effects)
         if not self._seen:
             return 0.0, math.sqrt(prior)
-        gram = np.array([[_kernel(a, b) for b in self._seen] for a in self._seen]) + _NOISE**2 * np.eye(len(self._seen))
+        gram = np.array([[_kernel(a, b) for b in self._seen] for a in self._seen]) + self.noise**2 * np.eye(len(self._seen))
         cross = np.array([_kernel(effects, seen) for seen in self._seen])
         solved = np.linalg.solve(gram, cross)
-        return float(solved @ np.array(self._residuals)), math.sqrt(max(_NOISE**2, prior - float(solved @ cross)))
+        return float(solved @ np.array(self._residuals)), math.sqrt(max(1e-12, prior - float(solved @ cross)))
 
 
 def _kernel(a: Effects, b: Effects) -> float:

@@ -93,21 +93,35 @@ class Outcome:
 
 @dataclass(kw_only=True)
 class Planner:
-    """Scores steps and learns from their outcomes. program_seconds: first guess of what compiling, timing and judging a program takes."""
+    """Scores steps and learns from their outcomes.
+
+    program_seconds: first guess of what compiling, timing and judging a program takes; noise: of an outcome, standard deviation of the
+    log speed-up.
+    """
 
     physics: Physics
     profile: Profile
     program_seconds: float
-    _surrogate: Surrogate = field(default_factory=Surrogate)
+    noise: float = 0.03
+    _surrogate: Surrogate = field(init=False)
     _built: set[str] = field(default_factory=set)
     _right: dict[str, list[float]] = field(default_factory=dict)  # by technique
     _candidate_right: dict[str, float] = field(default_factory=dict)  # by build
     _build_logs: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})  # of techniques that train, and of others
     _program_times: list[float] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._surrogate = Surrogate(self.noise)
+
+    def estimate(self, step: Step) -> float:
+        """Log speed-up of a step, tried or not, as far as all outcomes together tell. The fastest of many quick races was lucky too: what
+        its siblings did says how much (Vazquez et al. 2008, arXiv:0811.0880, on expected improvement with noise)."""
+        return self._log_speedup(step)[0]
+
     def promise(self, step: Step) -> Promise:
         """The forecast of a step."""
         mean, deviation = self._log_speedup(step)
+        deviation = math.hypot(deviation, self.noise)  # of what will be measured
         return Promise(
             speedup=math.exp(mean), low=math.exp(mean - _WIDTH * deviation), high=math.exp(mean + _WIDTH * deviation),
             right=self._chance(step), seconds=self._seconds(step),

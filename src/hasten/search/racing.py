@@ -6,7 +6,7 @@ after each block those that surely cannot be the answer leave, so that most of t
 (Even-Dar, Mannor & Mansour 2006, JMLR 7:1079, with an indifference zone).
 
 Stated error: when it is sure, the chosen program is beyond the zone with probability at most `error`. The bounds are Student's, on the
-mean over blocks of the median log ratio, each at `error` divided by the number of programs and of looks (Bonferroni). How much the
+median over blocks of the median log ratio, each at `error` divided by the number of programs and of looks (Bonferroni). How much the
 processes of one program differ is learnt from all programs together; one block says nothing of it, so the variance starts from a prior
 that counts as PRIOR_DF observations (a scaled inverse chi-squared: Gelman et al. 2013, Bayesian Data Analysis, 3.3). What simulated
 machines make of the statement: `make bench-search-coverage`.
@@ -26,6 +26,11 @@ from ..measure.latency import Race
 
 PRIOR_DF = 4
 """Observations that the expected luck counts as: one block alone can still drop what is far behind, and six blocks outweigh it."""
+
+
+BAD_PROCESS = 2.0
+"""Now and then a program is slow for a whole block, by up to 1.8 times: two threads whose cores are shared (measure/cores.py). So nobody
+leaves after one block for being slower by less than this, and medians over blocks count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,29 +89,33 @@ class Evidence:
 def standing(evidence: Evidence, order: Sequence[str], rules: Rules) -> Standing:
     """What is known after the blocks so far. order: the programs, simplest first.
 
-    Out is who is surely beyond the zone of the leader. In is who is surely within the zone of everybody who ran: the leader too must show
-    that nobody is much faster than it. The answer is the first in the order that is in, once everybody before it is out.
+    Out is who is surely beyond the zone of the leader, in two blocks unless no bad process could explain it. In is who is surely within
+    the zone of everybody who ran: the leader too must show that nobody is much faster than it. The answer is the first in the order
+    that is in, once everybody before it is out.
     """
     running = [key for key in order if key in evidence.blocks[-1]]
-    leader = min(running, key=lambda key: float(np.mean(evidence.log_ratios(key, running[0])[0])))
+    leader = min(running, key=lambda key: float(np.median(evidence.log_ratios(key, running[0])[0])))
     between, df = _between([evidence.log_ratios(key, leader)[0] for key in evidence.blocks[0] if key != leader], rules.luck)
     tail = float(stats.t.ppf(1 - rules.error / (len(order) * rules.max_blocks), df))
 
     def gap(key: str, other: str) -> Gap:
         values, variances = evidence.log_ratios(key, other)
         reach = 0.0 if key == other else tail * math.sqrt((between + float(variances.mean())) / len(values))
-        return Gap(value=float(values.mean()), low=float(values.mean()) - reach, high=float(values.mean()) + reach)
+        middle = float(np.median(values))
+        return Gap(value=middle, low=middle - reach, high=middle + reach)
 
     zone = math.log1p(rules.zone)
     gaps = {key: gap(key, leader) for key in running}
-    alive = [key for key in running if gaps[key].low <= zone]
+    once = [key for key in running if len(evidence.log_ratios(key, leader)[0]) == 1]
+    doubtful = {key for key in once if zone < gaps[key].value < math.log(BAD_PROCESS)}
+    alive = [key for key in running if gaps[key].low <= zone or key in doubtful]
     winner = next(key for key in alive if gaps[key].value <= zone)
     first = alive[0]
-    if all(gap(first, other).high <= zone for other in alive):
+    if not doubtful and all(gap(first, other).high <= zone for other in alive):
         return Standing(winner=first, sure=True, alive=(first,))
     # Whoever comes after one that is surely an equal of all can no longer be the answer; the leader stays, to be compared with.
     known = next((n for n, key in enumerate(alive) if all(gap(key, other).high <= zone for other in alive)), len(alive) - 1)
-    kept = [key for n, key in enumerate(alive) if n <= known or key == leader]
+    kept = [key for n, key in enumerate(alive) if n <= known or key == leader or key in doubtful]
     return Standing(winner=winner, sure=False, alive=tuple(kept))
 
 
@@ -117,6 +126,11 @@ def ratio(evidence: Evidence, slow: str, fast: str, rules: Rules, *, level: floa
     reach = float(stats.t.ppf(0.5 + level / 2, df)) * math.sqrt((between + float(variances.mean())) / len(values))
     middle = float(values.mean())
     return Interval(value=math.exp(middle), low=math.exp(middle - reach), high=math.exp(middle + reach), level=level, n=len(values))
+
+
+def spread(evidence: Evidence, leader: str, rules: Rules) -> float:
+    """Standard deviation of the log ratio of two programs in one block: the luck of two processes."""
+    return math.sqrt(_between([evidence.log_ratios(key, leader)[0] for key in evidence.blocks[0] if key != leader], rules.luck)[0])
 
 
 def gaps_to(winner: str, evidence: Evidence) -> dict[str, float]:

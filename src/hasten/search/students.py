@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..core.candidate import Candidate
@@ -30,7 +30,6 @@ class Students:
     def __init__(self, original: Base) -> None:
         self.bases: dict[str, Base] = {"": original}  # by the key that named its building
         self._modules: dict[str, Candidate] = {}
-        self._came_by: dict[str, Step] = {}
 
     def built(self, key: str, module: Candidate) -> None:
         """Training made `module` as what the key names."""
@@ -41,24 +40,18 @@ class Students:
 
         gain: over the reference; slower: how much slower the original's graph is than the reference in that runtime.
         """
-        if step.technique is None:
-            return
-        self._came_by[trial.id] = step
-        module = self._modules.get(step.build_key)
+        module = self._modules.get(step.build_key) if step.technique is not None else None
         if module is not None and step.then is None and right and gain and step.build_key not in self.bases:
             self.bases[step.build_key] = Base(module=module, graph=trial.candidate, log_factor=math.log(gain * slower))
 
-    def rescues(
-        self, kinds: Sequence[type[Technique]], trials: Mapping[str, Trial], unsure: Mapping[str, float], profile: Profile
-    ) -> Iterator[Step]:
+    def rescues(self, kinds: Sequence[type[Technique]], unsure: Sequence[tuple[Trial, Step]], profile: Profile) -> Iterator[Step]:
         """For each program that is fast and not likely right: training for what was done to it, and then the same again.
 
-        kinds: techniques that rescue; unsure: trial id -> how right it looked, of those that may need it.
+        kinds: techniques that rescue; unsure: those programs, and the steps that they came by.
         """
         modules = {base.graph.id: base.module for base in self.bases.values()}
-        for key, step in self._came_by.items():
-            trial = trials[key]
-            if step.then is not None or key not in unsure or not trial.speedup or step.candidate.id not in modules:
+        for trial, step in unsure:
+            if step.technique is None or step.then is not None or not trial.speedup or step.candidate.id not in modules:
                 continue
             module = modules[step.candidate.id]
             for technique in variants([k for k in kinds if k.rescues & trial.candidate.facts], profile, module):

@@ -44,6 +44,7 @@ class Study:
         self.credited = 0.0
         self.account: dict[str, float] = {}
         self.busiest = 0.0
+        self.slowdown = 1.0
         self._began = time.perf_counter()
         self.started = datetime.datetime.now(datetime.UTC)
         self._open: list[str] = []

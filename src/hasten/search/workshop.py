@@ -165,6 +165,7 @@ class Workshop:
         with self.study.spending("timing"):
             result = Race.from_json(self._step("race", identity, work).value)
         self.study.busiest = max(self.study.busiest, result.others_busy or 0.0)
+        self.study.slowdown = max(self.study.slowdown, result.slowdown)
         if self.energy.label == "estimated":  # from what was timed, so that other watts need no other race
             result = replace(result, energy={key: energy.estimated(m, self.energy) for key, m in result.latency.items()})
         return result
