@@ -1,0 +1,107 @@
+"""What training made is worked on further, and what was fast and not right is trained for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from hasten.core.candidate import Candidate, Floor
+from hasten.core.candidate import Step as Done
+from hasten.core.machine import this_machine
+from hasten.core.measurement import Interval
+from hasten.core.seams import Context, Forecast, Profile, Target, Technique
+from hasten.core.signature import Signature
+from hasten.core.trial import Trial
+from hasten.runtimes.null import Null
+from hasten.search.planner import Step
+from hasten.search.students import Base, Students
+
+PROFILE = Profile(machine=this_machine(), target=Target(threads=1), num_train=100, epoch_seconds=1.0)
+MODULE = Candidate(floor=Floor.MODULE, path=Path("net.pt2"), signature=Signature(inputs=(), outputs=()), lineage=(Done(name="net"),))
+GRAPH = MODULE.then(Done(name="export"), Path("net.onnx"), floor=Floor.GRAPH)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned(Technique):
+    """Only planned with."""
+
+    def fits(self, candidate: Candidate | None, profile: Profile) -> str | None:
+        return None
+
+    def expects(self, profile: Profile) -> Forecast:
+        return Forecast(speedup=1.0, seconds=1.0)
+
+    def apply(self, candidate: Candidate, context: Context) -> Candidate:
+        raise NotImplementedError
+
+
+class Round(Planned):
+    name: ClassVar[str] = "round"
+    adds: ClassVar[frozenset[str]] = frozenset({"int8-weights", "int8-activations"})
+
+
+class Rehearse(Planned):
+    name: ClassVar[str] = "rehearse"
+    floor: ClassVar[Floor] = Floor.MODULE
+    trains: ClassVar[bool] = True
+    rescues: ClassVar[frozenset[str]] = frozenset({"int8-activations"})
+    forbids: ClassVar[frozenset[str]] = frozenset({"rehearsed"})
+    adds: ClassVar[frozenset[str]] = frozenset({"rehearsed"})
+
+
+class Prune(Planned):
+    name: ClassVar[str] = "prune"
+    floor: ClassVar[Floor] = Floor.MODULE
+    trains: ClassVar[bool] = True
+
+
+def rounded(base: Candidate = GRAPH, speedup: float = 2.0) -> tuple[Trial, Step]:
+    technique = Round()
+    made = base.then(technique.step(), Path("int8.onnx"), adds=technique.adds, lossless=False)
+    interval = Interval(value=speedup, low=speedup, high=speedup, level=0.95, n=1)
+    return Trial(candidate=made, runtime=Null(), speedup=interval), Step(candidate=base, technique=technique, runtime=Null())
+
+
+def test_what_was_fast_and_unsure_is_trained_for_and_done_again() -> None:
+    trial, step = rounded()
+    (rescue,) = Students(Base(module=MODULE, graph=GRAPH)).rescues([Rehearse], [(trial, step)], PROFILE)
+    assert (rescue.candidate, rescue.technique, rescue.then) == (MODULE, Rehearse(), Round())
+    assert rescue.known_log_speedup == pytest.approx(math.log(2.0))
+    assert rescue.planned.facts >= Rehearse.adds | Round.adds
+
+
+def test_a_rescue_is_not_rescued_nor_what_it_cannot_help() -> None:
+    students = Students(Base(module=MODULE, graph=GRAPH))
+    trial, step = rounded()
+    (rescue,) = students.rescues([Rehearse], [(trial, step)], PROFILE)
+    assert list(students.rescues([Rehearse], [(trial, rescue)], PROFILE)) == []
+    plain = Trial(candidate=GRAPH, runtime=Null(), speedup=trial.speedup)
+    assert list(students.rescues([Rehearse], [(plain, step)], PROFILE)) == []
+
+
+def test_a_trained_model_that_may_be_right_is_a_base_and_another_is_not() -> None:
+    step = Step(candidate=MODULE, technique=Prune(), runtime=Null())
+    module = MODULE.then(Prune().step(), Path("pruned.pt2"), lossless=False)
+    graph = module.then(Done(name="export"), Path("pruned.onnx"), floor=Floor.GRAPH)
+    trial = Trial(candidate=graph, runtime=Null())
+    for right, bases in ((0.0, 1), (0.4, 2)):
+        students = Students(Base(module=MODULE, graph=GRAPH))
+        students.built(step.build_key, module)
+        students.note(step, trial, 1.5, right, 1.2)
+        assert len(students.bases) == bases
+    base = students.bases[step.build_key]
+    assert (base.module, base.graph) == (module, graph)
+    assert base.log_factor == pytest.approx(math.log(1.5 * 1.2))  # in its own runtime, where the original is slower than the reference
+    (rescue,) = students.rescues([Rehearse], [rounded(graph, 3.0)], PROFILE)
+    assert rescue.candidate == module
+
+
+def test_steps_that_do_other_things_afterwards_are_other_steps() -> None:
+    plain = Step(candidate=MODULE, technique=Rehearse(), runtime=Null())
+    rescue = Step(candidate=MODULE, technique=Rehearse(), then=Round(), runtime=Null())
+    assert plain.build_key != rescue.build_key
+    assert rescue.text == "rehearse > round > null"
