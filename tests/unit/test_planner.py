@@ -124,6 +124,21 @@ def test_of_equal_promises_the_cheaper_is_taken_and_nothing_that_cannot_be_paid(
     assert plan.best([dear, cheap], 0.0, seconds_left=5.0) is None
 
 
+class Learner(Short):
+    name: ClassVar[str] = "learner"
+    trains: ClassVar[bool] = True
+
+
+def test_training_is_paid_from_its_own_purse_and_time_is_kept_for_what_it_makes() -> None:
+    plan, cheap = planner(), step(seconds=1.0)
+    learner = Step(candidate=GRAPH, technique=Learner(seconds=100.0), runtime=Null())
+    assert plan.ranked([learner], 0.0, 5.0, train_left=99.0) == []
+    assert plan.ranked([learner], 0.0, 5.0, train_left=100.0) == [learner]
+    assert plan.ranked([cheap, learner], 0.0, 20.0, train_left=100.0) == [cheap, learner]  # cheap: 3 s, kept: four programs of 2 s
+    assert plan.ranked([cheap, learner], 0.0, 10.0, train_left=100.0) == [learner]
+    assert plan.ranked([cheap, learner], 0.0, 10.0, train_left=0.0) == [cheap]
+
+
 def test_nothing_is_taken_that_cannot_beat_what_is_there() -> None:
     plan = planner()
     for variant in (0, 1):

@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from ..core.candidate import Candidate
 from ..core.digest import digest_json
 from ..core.seams import Profile, Runtime, Technique
@@ -20,6 +22,7 @@ WORTH = 0.003
 """Least expected improvement, in shares of the best time, for which a step is worth taking."""
 
 _TECHNIQUE, _PAIR, _RUNTIME, _VARIANT, _KNOB = 0.20, 0.15, 0.10, 0.04, 0.06  # scales of effects on a log speed-up
+_PROGRAMS_A_STUDENT = 4  # that are looked at of a trained model: in float and in 8 bits, on more than one runtime
 _WIDTH = 1.645  # of a 90 % range, in standard deviations
 
 
@@ -139,15 +142,25 @@ class Planner:
 
     def ranked(self, steps: Iterable[Step], best_log_speedup: float, seconds_left: float, train_left: float = 0.0) -> list[Step]:
         """The steps that can be paid and are worth it, highest score first."""
-        scored: list[tuple[float, Step]] = []
+        worth: list[tuple[float, Step]] = []
         for step in steps:
-            build, program = self._build_seconds(step), self._program_seconds
-            trains = step.technique is not None and step.technique.trains
-            can_be_paid = build <= train_left and program <= seconds_left if trains else build + program <= seconds_left
             gain = self._chance(step) * expected_improvement(*self._log_speedup(step), best_log_speedup)
-            if gain >= WORTH and can_be_paid:
-                scored.append((gain / (build + program), step))
-        return [step for _, step in sorted(scored, key=lambda pair: pair[0], reverse=True)]
+            if gain >= WORTH:
+                worth.append((gain / self._seconds(step), step))
+        kept = self._kept_for_students([step for _, step in worth], train_left)
+        can_be_paid = [pair for pair in worth if self._can_be_paid(pair[1], seconds_left, train_left, kept)]
+        return [step for _, step in sorted(can_be_paid, key=lambda pair: pair[0], reverse=True)]
+
+    def _can_be_paid(self, step: Step, seconds_left: float, train_left: float, kept: float) -> bool:
+        if step.technique is not None and step.technique.trains:
+            return self._build_seconds(step) <= train_left and self._program_seconds <= seconds_left
+        return self._seconds(step) <= seconds_left - kept
+
+    def _kept_for_students(self, steps: Sequence[Step], train_left: float) -> float:
+        """Seconds of the search that the models will need which can still be trained: cheap steps must not eat them up before."""
+        builds = {s.build_key: self._build_seconds(s) for s in steps if s.technique is not None and s.technique.trains}
+        spent = np.cumsum(sorted(builds.values()))
+        return float(np.count_nonzero(spent <= train_left)) * _PROGRAMS_A_STUDENT * self._program_seconds
 
     def learn(self, step: Step, outcome: Outcome) -> None:
         """What a step taught about the next ones."""
