@@ -18,7 +18,7 @@ from hasten.core.seams import Context, Forecast, Profile, Target, Technique, opt
 from hasten.core.signature import Signature, TensorSpec
 from hasten.runtimes.null import Null
 from hasten.search.forecast import Physics, Surrogate, expected_improvement, share_right
-from hasten.search.planner import Outcome, Planner, Step, neighbours, variants
+from hasten.search.planner import Incumbent, Outcome, Planner, Step, neighbours, variants
 
 SPEC = TensorSpec(name="x", dtype="float32", shape=(None, 4))
 GRAPH = Candidate(
@@ -118,10 +118,19 @@ def test_runtimes_are_asked_about_the_facts_that_the_technique_will_add() -> Non
 
 def test_of_equal_promises_the_cheaper_is_taken_and_nothing_that_cannot_be_paid() -> None:
     plan, cheap, dear = planner(), step(0, seconds=5.0), step(1, seconds=50.0)
-    chosen = plan.best([dear, cheap], 0.0, seconds_left=100.0)
+    chosen = plan.best([dear, cheap], Incumbent(), seconds_left=100.0)
     assert chosen is not None
     assert chosen[0] == cheap
-    assert plan.best([dear, cheap], 0.0, seconds_left=5.0) is None
+    assert plan.best([dear, cheap], Incumbent(), seconds_left=5.0) is None
+
+
+def test_what_is_only_likely_leaves_worth_in_a_safer_step() -> None:
+    slower = Incumbent(log_speedup=math.log(8.0), right=1.0)
+    unsure = replace(slower, right=0.8)
+    backed = replace(unsure, safe_log_speedup=math.log(8.0))
+    assert slower.improvement(math.log(2.0), 0.1) == pytest.approx(0.0, abs=1e-9)
+    assert unsure.improvement(math.log(2.0), 0.1) == pytest.approx(0.2 * math.log(2.0), rel=0.01)
+    assert backed.improvement(math.log(2.0), 0.1) == pytest.approx(0.0, abs=1e-9)
 
 
 class Learner(Short):
@@ -132,19 +141,19 @@ class Learner(Short):
 def test_training_is_paid_from_its_own_purse_and_time_is_kept_for_what_it_makes() -> None:
     plan, cheap = planner(), step(seconds=1.0)
     learner = Step(candidate=GRAPH, technique=Learner(seconds=100.0), runtime=Null())
-    assert plan.ranked([learner], 0.0, 5.0, train_left=99.0) == []
-    assert plan.ranked([learner], 0.0, 5.0, train_left=100.0) == [learner]
-    assert plan.ranked([cheap, learner], 0.0, 20.0, train_left=100.0) == [cheap, learner]  # cheap: 3 s, kept: four programs of 2 s
-    assert plan.ranked([cheap, learner], 0.0, 10.0, train_left=100.0) == [learner]
-    assert plan.ranked([cheap, learner], 0.0, 10.0, train_left=0.0) == [cheap]
+    assert plan.ranked([learner], Incumbent(), 5.0, train_left=99.0) == []
+    assert plan.ranked([learner], Incumbent(), 5.0, train_left=100.0) == [learner]
+    assert plan.ranked([cheap, learner], Incumbent(), 20.0, train_left=100.0) == [cheap, learner]  # cheap: 3 s, kept: four programs of 2 s
+    assert plan.ranked([cheap, learner], Incumbent(), 10.0, train_left=100.0) == [learner]
+    assert plan.ranked([cheap, learner], Incumbent(), 10.0, train_left=0.0) == [cheap]
 
 
 def test_nothing_is_taken_that_cannot_beat_what_is_there() -> None:
     plan = planner()
     for variant in (0, 1):
         plan.learn(step(variant), outcome(1.5))
-    assert plan.best([step(2)], math.log(4.0), seconds_left=1000.0) is None
-    assert plan.best([step(2)], 0.0, seconds_left=1000.0) is not None
+    assert plan.best([step(2)], Incumbent(log_speedup=math.log(4.0)), seconds_left=1000.0) is None
+    assert plan.best([step(2)], Incumbent(), seconds_left=1000.0) is not None
 
 
 def test_what_was_built_costs_nothing_more() -> None:

@@ -7,7 +7,8 @@ At most three finalists are chosen, in an order fixed by what the search knew. E
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,18 +51,21 @@ class Finish:
     outcomes: tuple[np.ndarray, np.ndarray] | None = None
 
 
-def choose_finalists(explored: Explored, judge: Judge) -> list[Trial]:
+def choose_finalists(explored: Explored, margin_of: Callable[[Interval], float]) -> list[Trial]:
     """The order in which the certify split is opened: fastest first among those whose drop so far suggests that they pass,
-    one a candidate and runtime (other knobs compute the same), then the rest."""
+    one a candidate and runtime (other knobs compute the same), then the rest. The last place is for the one that is safest: the fastest
+    may be brothers, which pass or fail together. margin_of: `Judge.margin`."""
 
-    def likely(trial: Trial) -> bool:
-        return trial.drop is not None and judge.is_likely(trial.drop)
+    def margin(trial: Trial) -> float:
+        return -math.inf if trial.drop is None else margin_of(trial.drop)
 
     distinct: dict[tuple[str, str], Trial] = {}
     for trial in explored.contenders:
         distinct.setdefault((trial.candidate.id, trial.runtime.name), trial)
-    chosen = list(distinct.values())
-    return [*[t for t in chosen if likely(t)], *[t for t in chosen if not likely(t)]][:MAX_FINALISTS]
+    chosen = sorted(distinct.values(), key=lambda t: margin(t) < 0)  # stable: the order of speed is kept
+    first, rest = chosen[: MAX_FINALISTS - 1], chosen[MAX_FINALISTS - 1 :]
+    safest = max(rest, key=margin, default=None)  # of equals the fastest
+    return first if safest is None else [*first, safest]
 
 
 def provisional(explored: Explored) -> Finish:
@@ -87,7 +91,7 @@ class Finisher:
 
     def finish(self, explored: Explored) -> Finish:
         """The answer. Raises HastenError where the final measurements themselves fail."""
-        finalists = choose_finalists(explored, self.judge)
+        finalists = choose_finalists(explored, self.judge.margin)
         race, failed = self._final_race([explored.start, explored.reference, *finalists], explored.reference)
         broken = [t.with_(fate=Fate.FAILED, reason=failed[t.id]) for t in finalists if t.id in failed]
         finalists = [t for t in finalists if t.id not in failed]

@@ -22,7 +22,7 @@ from . import racing
 from .forecast import Physics, Promise, shares
 from .judge import Judge
 from .mixing import Mixer
-from .planner import Outcome, Planner, Step, neighbours, variants
+from .planner import Incumbent, Outcome, Planner, Step, neighbours, variants
 from .space import Space
 from .students import Base, Students
 from .study import Study
@@ -209,14 +209,14 @@ class Explorer:
             physics=self.physics, profile=self.profile, program_seconds=4 * self.tryout.seconds_per_entrant, noise=self._noise
         )  # fmt: skip
         while True:
-            choice = planner.best(self._steps(), self._best_log_speedup(), self.study.left - reserve_seconds, self.study.train_left)
-            if choice is None and not self.mixer.look(self._best_log_speedup(), self.study.left - reserve_seconds):
+            choice = planner.best(self._steps(), self._incumbent(), self.study.left - reserve_seconds, self.study.train_left)
+            if choice is None and not self.mixer.look(self._incumbent().log_speedup, self.study.left - reserve_seconds):
                 break
             if choice is not None:
                 self._build_ahead(planner, self.study.left - reserve_seconds)
                 planner.learn(choice[0], self._take(*choice))
         open_steps = sum(1 for _ in self._steps())
-        worth = planner.best(self._steps(), self._best_log_speedup(), math.inf, math.inf)
+        worth = planner.best(self._steps(), self._incumbent(), math.inf, math.inf)
         self.study.decide("stop", "no step is worth its time" if worth is None else "the finish needs what is left of the budget")
         self.study.learn(f"{open_steps} steps were left, {max(0.0, self.study.left):.0f} s of the budget remain.")
         self._settle(reserve_seconds)
@@ -224,7 +224,7 @@ class Explorer:
     def _build_ahead(self, planner: Planner, seconds_left: float) -> None:
         """Where other machines can build meanwhile: what the next steps need."""
         if self.shop.crew.builds_ahead:
-            coming = planner.ranked(self._steps(), self._best_log_speedup(), seconds_left, self.study.train_left)
+            coming = planner.ranked(self._steps(), self._incumbent(), seconds_left, self.study.train_left)
             wanted = {s.build_key: (s.technique, s.candidate) for s in coming if s.technique is not None and s.build_key not in self._built}
             self.shop.prefetch(list(wanted.values())[:_AHEAD])
 
@@ -244,7 +244,7 @@ class Explorer:
                     candidate=trial.candidate, technique=None, runtime=runtime, known_log_speedup=self._estimate(trial),
                     reason="what suits float32 need not suit it",
                 )  # fmt: skip
-        yield from self.mixer.steps(self._best_log_speedup())
+        yield from self.mixer.steps(self._incumbent().log_speedup)
         yield from self._rescues()
 
     def _rescues(self) -> Iterator[Step]:
@@ -273,7 +273,7 @@ class Explorer:
         speedup = right = None
         if candidate is not None:
             trial, right = self.tryout.run(
-                Trial(candidate=candidate, runtime=step.runtime), math.exp(self._best_log_speedup()), promise.low
+                Trial(candidate=candidate, runtime=step.runtime), math.exp(self._incumbent().log_speedup), promise.low
             )
             speedup = self.tryout.gain(trial)
             self._came_by[trial.id] = step
@@ -300,9 +300,12 @@ class Explorer:
             self._built[step.build_key] = None if made is None or made.floor is Floor.MODULE else made
         return self._built[step.build_key]
 
-    def _best_log_speedup(self) -> float:
+    def _incumbent(self) -> Incumbent:
         """Of the contenders that are likely to pass, and of the reference."""
-        return max([0.0, *(self._estimate(t) for t in self.contenders.values() if self.tryout.rightness[t.id] >= LIKELY)])
+        right = self.tryout.rightness
+        likely = [(self._estimate(t), right[t.id]) for t in self.contenders.values() if right[t.id] >= LIKELY]
+        best, chance = max([(0.0, 1.0), *likely])
+        return Incumbent(log_speedup=best, right=chance, safe_log_speedup=max([0.0, *(log for log, share in likely if share == 1)]))
 
     def _estimate(self, trial: Trial) -> float:
         """Of a contender's log speed-up."""

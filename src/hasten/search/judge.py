@@ -102,12 +102,16 @@ class Judge:
         return Judged(state=look.decision, drop=look.drop_in, num_samples=look.num_samples)
 
     def is_likely(self, drop: Interval) -> bool:
-        """Whether a drop that was seen on `select` would pass on `certify`, if it stays what it is.
+        """Whether a drop that was seen on `select` would pass on `certify`, if it stays what it is."""
+        return self.margin(drop) >= 0
+
+    def margin(self, drop: Interval) -> float:
+        """How far below the limit, in points, the bound on `certify` would be, if a drop stays what it was on `select`.
 
         The half-width that certify will have follows from the number of samples; both share their error rate, so the levels are alike.
         """
         half = (drop.high - drop.value) * (drop.n / self.num_samples("certify")) ** 0.5
-        return bool(drop.value + half <= self.limit)
+        return self.limit - (drop.value + half)
 
     def rows(self, trial: Trial, split: SplitName) -> tuple[np.ndarray, np.ndarray]:
         """Per-sample outcomes of the original and of the trial over the whole split, paired."""

@@ -84,6 +84,21 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Incumbent:
+    """What must be improved upon. log_speedup: of the best program that is likely to pass; right: its chance; safe_log_speedup: of the
+    best that surely keeps the limit, 0 for the reference: what is left should the other not pass."""
+
+    log_speedup: float = 0.0
+    right: float = 1.0
+    safe_log_speedup: float = 0.0
+
+    def improvement(self, mean: float, deviation: float) -> float:
+        """Expected from a step whose log speed-up is so distributed, should it pass."""
+        over_best = expected_improvement(mean, deviation, self.log_speedup)
+        return self.right * over_best + (1 - self.right) * expected_improvement(mean, deviation, self.safe_log_speedup)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How a step ended. speedup: measured, None where it did not run; right: 1 keeps quality, 0 does not, between: unsure, None: not
     looked at; build_seconds: 0 where it was built before; program_seconds: compiling, timing and judging."""
@@ -131,20 +146,20 @@ class Planner:
         )  # fmt: skip
 
     def best(
-        self, steps: Iterable[Step], best_log_speedup: float, seconds_left: float, train_left: float = 0.0
+        self, steps: Iterable[Step], incumbent: Incumbent, seconds_left: float, train_left: float = 0.0
     ) -> tuple[Step, Promise] | None:
         """The step with the highest score of those that can be paid and are worth it, or None.
 
         seconds_left: of the search's budget; train_left: of the one for training, which pays for building what trains.
         """
-        first = next(iter(self.ranked(steps, best_log_speedup, seconds_left, train_left)), None)
+        first = next(iter(self.ranked(steps, incumbent, seconds_left, train_left)), None)
         return None if first is None else (first, self.promise(first))
 
-    def ranked(self, steps: Iterable[Step], best_log_speedup: float, seconds_left: float, train_left: float = 0.0) -> list[Step]:
+    def ranked(self, steps: Iterable[Step], incumbent: Incumbent, seconds_left: float, train_left: float = 0.0) -> list[Step]:
         """The steps that can be paid and are worth it, highest score first."""
         worth: list[tuple[float, Step]] = []
         for step in steps:
-            gain = self._chance(step) * expected_improvement(*self._log_speedup(step), best_log_speedup)
+            gain = self._chance(step) * incumbent.improvement(*self._log_speedup(step))
             if gain >= WORTH:
                 worth.append((gain / self._seconds(step), step))
         kept = self._kept_for_students([step for _, step in worth], train_left)
