@@ -16,7 +16,7 @@ from .core.trial import Fate, Trial
 from .core.workload import Workload
 from .measure import errands
 from .search.bundling import Writer
-from .search.certify import Finisher, provisional
+from .search.certify import Finisher, cannot_be_proved, provisional
 from .search.crew import Crew, Local
 from .search.explore import Explorer, right_runtime
 from .search.front import Front
@@ -53,6 +53,8 @@ def run(job: Job, *, out: Path | None = None, store: Store | None = None, observ
         start = Trial(candidate=workload.original, runtime=right_runtime(workload.original.floor), fate=Fate.START)
         with Judge(shop, start, metric, job.limits.max_drop) as judge:
             judge.check()
+            if sentence := cannot_be_proved(metric, judge.num_samples("certify"), job.limits.max_drop):
+                study.observer.warn(sentence)
             place = out or store.root / "bundles" / f"{workload.name}-{job.digest()[:8]}"
             writer = Writer(job=job, study=study, shop=shop, judge=judge, place=place, command=command or _command(job))
             explorer = Explorer(shop, study, judge, profile, space, start)

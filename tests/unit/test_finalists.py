@@ -9,7 +9,8 @@ from hasten.core.measurement import Interval
 from hasten.core.signature import Signature
 from hasten.core.trial import Trial
 from hasten.runtimes.null import Null
-from hasten.search.certify import MAX_FINALISTS, choose_finalists
+from hasten.measure.quality import METRICS
+from hasten.search.certify import MAX_FINALISTS, cannot_be_proved, choose_finalists
 from hasten.search.explore import Explored
 
 START = Candidate(floor=Floor.GRAPH, path=Path("net.onnx"), signature=Signature(inputs=(), outputs=()), lineage=(Step(name="net"),))
@@ -42,3 +43,13 @@ def test_of_equally_safe_ones_the_fastest_is_taken_and_few_are_all_taken() -> No
 def test_other_knobs_of_a_candidate_are_not_another_one() -> None:
     one = program("a", 0.5)
     assert chosen(one, one.with_(reason="again"), program("b", 0.5)) == ["a", "b"]
+
+
+def test_too_few_samples_for_any_proof_are_told_before_the_search() -> None:
+    told = cannot_be_proved(METRICS["accuracy"], 420, 0.5)
+    assert told is not None
+    assert "420 samples" in told
+    assert "0.71 points" in told  # 1 - 0.05 ** (1 / 420)
+    assert cannot_be_proved(METRICS["accuracy"], 420, 1.0) is None
+    assert cannot_be_proved(METRICS["accuracy"], 598, 0.5) is None
+    assert cannot_be_proved(METRICS["cosine"], 10, 0.5) is None

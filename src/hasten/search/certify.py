@@ -18,6 +18,7 @@ from ..core.job import LimitsSection, SearchSection
 from ..core.measurement import Interval, Measurement, Verdict
 from ..core.trial import Fate, Trial
 from ..measure.latency import Plan, Race, final_plan
+from ..measure.quality import Metric
 from ..measure.statistics import noninferiority, ratio_interval
 from .explore import Explored
 from .judge import Judge
@@ -66,6 +67,20 @@ def choose_finalists(explored: Explored, margin_of: Callable[[Interval], float])
     first, rest = chosen[: MAX_FINALISTS - 1], chosen[MAX_FINALISTS - 1 :]
     safest = max(rest, key=margin, default=None)  # of equals the fastest
     return first if safest is None else [*first, safest]
+
+
+def cannot_be_proved(metric: Metric, num_samples: int, limit: float) -> str | None:
+    """One sentence where so few samples are kept for the proof that no answer whose outputs change could pass; else None."""
+    if metric.kind != "rate":
+        return None
+    perfect = np.ones(num_samples)
+    least = metric.drop(perfect, perfect, alpha=ALPHA).high
+    if least <= limit:
+        return None
+    return (
+        f"certify holds {num_samples:,} samples: even without a single difference only a loss of less than {least:.2g} points could be proved, "
+        f"and limits.max_drop is {limit:g}. No answer whose outputs change can be certified: give more data, or allow more"
+    )  # fmt: skip
 
 
 def provisional(explored: Explored) -> Finish:
