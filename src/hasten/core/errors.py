@@ -4,7 +4,8 @@
     ├── JobError               2   the job is wrong: a key, a path, a callable
     │   ├── DataError          2   the data are wrong: empty, leaking, NaN, wrong shape
     │   ├── ModelError         2   the model is wrong: does not load, returns the wrong thing, NaN weights
-    │   └── BundleError        2   the bundle is wrong: truncated, changed, made by a newer version
+    │   ├── BundleError        2   the bundle is wrong: truncated, changed, made by a newer version
+    │   └── UnknownModel       2   no model or version of this name is served
     ├── NotPossibleHere        3   the request is right, but this machine or this model does not allow it
     │   ├── ExportError        3   an operator cannot be exported
     │   ├── DiskFull           3   the disk is full: no fault of what was being done
@@ -68,6 +69,10 @@ class ModelError(JobError):
 
 class BundleError(JobError):
     """The bundle is wrong."""
+
+
+class UnknownModel(JobError):
+    """No model or version of this name is served."""
 
 
 class NotPossibleHere(HastenError):

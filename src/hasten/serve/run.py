@@ -1,9 +1,11 @@
-"""Runs the server of one bundle until it is told to stop."""
+"""Runs the server of some bundles until it is told to stop."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import math
+import re
 import signal
 import socket
 import threading
@@ -12,37 +14,64 @@ from pathlib import Path
 
 from ..bundle.read import Bundle
 from ..core.errors import JobError, NotPossibleHere
+from ..core.units import parse_duration
+from .models import MAX_QUEUE
 
+NAME = re.compile(r"[A-Za-z0-9._-]+")
 GRACE_SECONDS = 10  # for requests under way at shutdown
 
 
 def serve(
-    path: Path, *, host: str = "127.0.0.1", port: int = 8000, announce: Callable[[str], None] | None = None, log_level: str = "warning"
+    *bundles: Path | str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    slo: str | float | None = None,
+    max_queue: int = MAX_QUEUE,
+    announce: Callable[[str], None] | None = None,
+    log_level: str = "warning",
 ) -> None:
-    """Serve the bundle in `path` until SIGINT or SIGTERM; requests under way are finished first.
+    """Serve `bundles` until SIGINT or SIGTERM; requests under way are finished first.
 
-    port: 0 takes a free one; announce: called with the URL once connections are taken. Every file is checked and the
-    program is loaded before that. Raises BundleError, NotPossibleHere.
+    bundles: folders, or NAME=FOLDER; several of one name are its versions 1, 2, ...; port: 0 takes a free one; slo: the service
+    objective, in
+    seconds or as "50ms", from a request's arrival to its answer, which 99 of 100 answers keep (the others are refused); max_queue:
+    requests that may
+    wait for one model; announce: called with the URL once connections are taken. Every file is checked before that. Raises
+    JobError, BundleError, NotPossibleHere.
     """
     import uvicorn
 
     from .app import create_app
 
-    with Bundle.open(path) as bundle:
-        for name in bundle.manifest.files:
-            bundle.file(name)
-        bundle.load()
-        with _listen(host, port) as listening:
+    objective = math.inf if slo is None else parse_duration(slo, field="--slo")
+    with contextlib.ExitStack() as opened:
+        named = [_open(text, opened) for text in bundles]
+        with listen(host, port) as listening:
+            app = create_app(*(bundle for _, bundle in named), names=[name for name, _ in named], objective=objective, max_queue=max_queue)
             config = uvicorn.Config(
-                create_app(bundle), log_level=log_level, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_SECONDS
+                app, log_level=log_level, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_SECONDS, lifespan="on"
             )
+            app.state.models.load()  # what goes wrong here is one line, and nobody was told to come
             if announce is not None:
                 announce(_url(listening))
             with _quiet_stop():
                 uvicorn.Server(config).run(sockets=[listening])
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _open(text: Path | str, opened: contextlib.ExitStack) -> tuple[str, Bundle]:
+    """The bundle of one argument, checked, with its name."""
+    name, equals, folder = str(text).partition("=")
+    named = bool(equals) and not Path(text).exists()
+    bundle = opened.enter_context(Bundle.open(folder if named else text))
+    if named and not NAME.fullmatch(name):
+        raise JobError("name", "must be letters, digits, dots, dashes or underscores", got=name)
+    for file in bundle.manifest.files:
+        bundle.file(file)
+    return name if named else bundle.name, bundle
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections. port: 0 takes a free one. Raises JobError, NotPossibleHere."""
     if not 0 <= port <= 65535:
         raise JobError("--port", "must be from 0 (any free one) to 65535", got=port)
     try:

@@ -1,0 +1,133 @@
+"""What every HTTP route shares: bodies within bounds, work off the event loop, and a model's answer for as long as somebody waits
+for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import zlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from anyio import CapacityLimiter, to_thread
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+
+from ..core.errors import QueueFull
+from ..core.machine import usable_cores
+from .batcher import Outputs
+from .models import Model, Models, Wish
+
+T = TypeVar("T")
+
+SMALL_BYTES = 16_384
+"""What is not larger is decoded and encoded on the event loop: handing it to a thread would take longer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one server takes. body_bytes: of one request, also after decompression; held_bytes: of all bodies that are not yet answered."""
+
+    body_bytes: int = 32_000_000
+    held_bytes: int = 512_000_000
+
+
+@dataclass(kw_only=True)
+class Service:
+    """Shared by all routes."""
+
+    models: Models
+    limits: Limits = field(default_factory=Limits)
+    # Decoding is bounded: each picture may take MAX_PIXELS * 3 bytes.
+    pool: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(usable_cores()))
+    held: int = 0
+
+    @contextlib.asynccontextmanager
+    async def body(self, request: Request) -> AsyncIterator[bytes]:
+        """The whole body, while it is worked on. Reading stops where it passes the limit. Raises HTTPException, QueueFull,
+        ClientDisconnect."""
+        limit = self.limits.body_bytes
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > limit:
+            raise _too_large(limit)
+        mine = 0
+        try:
+            chunks = []
+            async for chunk in request.stream():
+                mine += len(chunk)
+                self.held += len(chunk)
+                chunks.append(chunk)
+                if mine > limit:
+                    raise _too_large(limit)
+                if self.held > self.limits.held_bytes:
+                    raise QueueFull(f"{self.held} bytes of requests are held already", retry_after_seconds=1.0)
+            if not mine:
+                raise HTTPException(400, "the body must not be empty")
+            yield _plain(chunks[0] if len(chunks) == 1 else b"".join(chunks), request.headers.get("content-encoding", ""), limit)
+        finally:
+            self.held -= mine
+
+    async def work(self, size: int, function: Callable[[], T]) -> T:
+        """`function()`, which handles `size` bytes: in a thread unless that is little."""
+        if size <= SMALL_BYTES:
+            return function()
+        return await to_thread.run_sync(function, limiter=self.pool)
+
+    async def decode(self, model: Model, wish: Wish, function: Callable[[], T]) -> T:
+        """`function()` in a thread, unless it is too late when one is free. Raises Overloaded."""
+
+        def checked() -> T:
+            model.check_time(wish)
+            return function()
+
+        return await to_thread.run_sync(checked, limiter=self.pool)
+
+    async def infer(self, request: Request, model: Model, tensors: Mapping[str, np.ndarray], wish: Wish) -> Outputs:
+        """The model's outputs; where the client goes away before, the request leaves the queue. Raises ClientDisconnect,
+        Overloaded, HastenError."""
+        answer = asyncio.ensure_future(model.infer(tensors, wish))
+        gone = asyncio.ensure_future(_gone(request))
+        try:
+            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise ClientDisconnect
+            return answer.result()
+        finally:
+            answer.cancel()
+            gone.cancel()
+
+
+def now() -> float:
+    """When a request came, as deadlines count."""
+    return time.monotonic()
+
+
+async def _gone(request: Request) -> None:
+    """Until the client has closed its connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _plain(body: bytes, encoding: str, limit: int) -> bytes:
+    """`body` without its compression."""
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ("gzip", "deflate"):
+        raise HTTPException(415, "content-encoding must be gzip, deflate or identity")
+    unpack = zlib.decompressobj(zlib.MAX_WBITS | 32)  # either of them, told by its head
+    try:
+        plain = unpack.decompress(body, limit + 1)
+    except zlib.error:
+        raise HTTPException(400, f"the body is no {encoding}") from None
+    if len(plain) > limit:
+        raise _too_large(limit)
+    if not unpack.eof:
+        raise HTTPException(400, f"the body is only the beginning of {encoding}")
+    return plain
+
+
+def _too_large(limit: int) -> HTTPException:
+    return HTTPException(413, f"the body must have at most {limit} bytes")
