@@ -20,20 +20,21 @@ from hasten.serve.run import listen
 _SERVE = """
 import sys
 from hasten.serve.run import serve
-serve(*sys.argv[2:], port=0, slo=sys.argv[1] or None, announce=lambda *urls: print(*urls, flush=True))
+grpc_port = 0 if sys.argv[2] == "grpc" else None
+serve(*sys.argv[3:], port=0, grpc_port=grpc_port, slo=sys.argv[1] or None, announce=lambda address: print(address, flush=True))
 assert not {"torch", "onnx", "openvino", "sklearn", "matplotlib"} & set(sys.modules), "served without training libraries"
 print("stopped", flush=True)
 """
 
 
 @contextmanager
-def process(*bundles: Path | str, slo: str = "") -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+def process(*bundles: Path | str, slo: str = "", grpc: bool = False) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """`hasten.serve.run.serve` in a process of its own, with the addresses that it announced."""
-    command = [sys.executable, "-c", _SERVE, slo, *map(str, bundles)]
+    command = [sys.executable, "-c", _SERVE, slo, "grpc" if grpc else "", *map(str, bundles)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         try:
             assert child.stdout is not None
-            yield child, child.stdout.readline().split()
+            yield child, [child.stdout.readline().strip() for _ in range(1 + grpc)]
         finally:
             child.kill()
 

@@ -54,7 +54,7 @@ def post(url: str, body: object = ONE) -> httpx.Response:
 
 
 def model_of(app: Starlette) -> Model:
-    return app.state.models.get("toy-model")  # type: ignore[no-any-return]
+    return app.state.service.models.get("toy-model")  # type: ignore[no-any-return]
 
 
 def until_waiting(app: Starlette, url: str, count: int) -> None:

@@ -1,26 +1,27 @@
-"""The server of one process, as an ASGI application: the routes of `oip` and `predict`, and the one place where errors become answers."""
+"""The server of one process, as an ASGI application."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.requests import ClientDisconnect
 
 from ..bundle.read import Bundle
-from ..core.errors import DataError, HastenError, Overloaded, QueueFull, UnknownModel
+from ..core.errors import HastenError
+from ..core.need import has
+from .metrics import Metrics
 from .models import MAX_QUEUE, Model, Models
 from .oip import Oip
 from .predict import Predict
+from .problems import client_gone, http_error, our_error, unexpected
 from .service import Limits, Service
-
-STATUS_OF = {UnknownModel: 404, DataError: 400, QueueFull: 429, Overloaded: 503, HastenError: 500}
-"""The HTTP status of an error of ours: bad data are the caller's fault, too much is nobody's, the rest is ours."""
+from .tasks import Tasks
+from .watch import Watch
 
 
 def create_app(
@@ -35,9 +36,13 @@ def create_app(
     names: what they are called, where not by their own names; objective: seconds from a request's arrival to its answer, or infinity;
     max_queue: requests of one class that may wait for one model.
     """
+    metrics = Metrics() if has("prometheus_client") else None
     named = list(zip(names or [bundle.name for bundle in bundles], bundles, strict=True))
-    models = Models.of(named, lambda name, version, bundle: Model(name, version, bundle, objective=objective, max_queue=max_queue))
-    service = Service(models=models, limits=limits or Limits())
+    models = Models.of(
+        named,
+        lambda name, version, bundle: Model(name, version, bundle, objective=objective, max_queue=max_queue, metrics=metrics),
+    )
+    service = Service(models=models, metrics=metrics, limits=limits or Limits())
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -46,33 +51,9 @@ def create_app(
         await models.close()
 
     app = Starlette(
-        routes=[*Predict(service=service).routes(), *Oip(service=service).routes()],
+        routes=[route for kind in (Predict, Oip, Tasks, Watch) for route in kind(service=service).routes()],
         lifespan=lifespan,
-        exception_handlers={HTTPException: _http_error, HastenError: _our_error, ClientDisconnect: _gone, Exception: _unexpected},
+        exception_handlers={HTTPException: http_error, HastenError: our_error, ClientDisconnect: client_gone, Exception: unexpected},
     )
-    app.state.models = models
+    app.state.service = service
     return app
-
-
-async def _our_error(request: Request, error: Exception) -> Response:
-    status = next(status for kind, status in STATUS_OF.items() if isinstance(error, kind))
-    headers = {"Retry-After": str(math.ceil(error.retry_after_seconds))} if isinstance(error, Overloaded) else {}
-    return _error(status, str(error), headers)
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return _error(error.status_code, error.detail, error.headers)
-
-
-async def _gone(request: Request, error: Exception) -> Response:
-    return _error(400, "the client went away")
-
-
-async def _unexpected(request: Request, error: Exception) -> Response:
-    # Starlette raises it again after this answer, so that the server's log has the traceback and the client has not.
-    return _error(500, f"internal error ({type(error).__name__})")
-
-
-def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
-    return JSONResponse({"error": text}, status_code=status, headers=headers)

@@ -40,6 +40,14 @@ class InferRequest:
     priority: Priority
 
 
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A response. json_bytes: the length of the JSON in it, where tensors follow as bytes."""
+
+    body: bytes
+    json_bytes: int | None = None
+
+
 def read_request(body: bytes, header_length: int | None, signature: Signature) -> InferRequest:
     """The request in `body`, whose first `header_length` bytes are JSON (None: all are; 0: all is one tensor). Raises DataError."""
     if header_length == 0:
@@ -71,8 +79,8 @@ def read_options(parameters: Mapping[str, Any]) -> tuple[float, Priority]:
     return timeout, Priority.BULK if numbers["priority"] > 1 else Priority.INTERACTIVE
 
 
-def write_response(model: Model, request: InferRequest, outputs: Outputs) -> tuple[bytes, int | None]:
-    """The body, and the length of the JSON in it where bytes follow. Raises HastenError for what JSON cannot hold."""
+def write_response(model: Model, request: InferRequest, outputs: Outputs) -> Answer:
+    """The answer to `request`. Raises HastenError for what JSON cannot hold."""
     entries, raws = [], []
     for wanted in request.wanted:
         array = outputs[wanted.name]
@@ -87,7 +95,7 @@ def write_response(model: Model, request: InferRequest, outputs: Outputs) -> tup
     if request.id is not None:
         answer["id"] = request.id
     head = json.dumps({**answer, "outputs": entries}, allow_nan=False, separators=(",", ":")).encode()
-    return (b"".join([head, *raws]), len(head)) if raws else (head, None)
+    return Answer(body=b"".join([head, *raws]), json_bytes=len(head)) if raws else Answer(body=head)
 
 
 def _request(

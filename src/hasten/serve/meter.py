@@ -15,6 +15,9 @@ class Meter:
         """A call went well. size: its samples; waited: seconds in the queue of each of its requests; late: of them, after their
         deadline."""
 
+    def stage(self, name: str, seconds: float) -> None:
+        """A request was decoded or its answer encoded. name: decode, encode."""
+
     def refused(self, error: Overloaded) -> None:
         """A request was refused."""
 

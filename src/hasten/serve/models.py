@@ -15,6 +15,7 @@ from ..core.errors import DataError, Overloaded, UnknownModel
 from . import warmup
 from .batcher import Batcher, Outputs
 from .meter import Meter
+from .metrics import Metrics
 from .schedule import Priority, Schedule
 
 MAX_QUEUE = 1024
@@ -43,16 +44,22 @@ class Model:
         *,
         objective: float = math.inf,
         max_queue: int = MAX_QUEUE,
-        meter: Meter | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self.name, self.version, self.bundle = name, version, bundle
-        self.objective, self._max_queue, self.meter = objective, max_queue, meter or Meter()
+        self.objective, self._max_queue = objective, max_queue
         self._batcher: Batcher | None = None
+        self.meter = Meter() if metrics is None else metrics.meter(name, version, objective=objective, waiting=lambda: self.waiting)
 
     @property
     def ready(self) -> bool:
         """Whether it answers."""
         return self._batcher is not None
+
+    @property
+    def waiting(self) -> int:
+        """Requests in line."""
+        return len(self._batcher) if self._batcher is not None else 0
 
     @property
     def platform(self) -> str:

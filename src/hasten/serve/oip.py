@@ -20,7 +20,7 @@ from starlette.routing import BaseRoute, Route
 from .._version import __version__
 from ..core.errors import DataError
 from . import codec
-from .infer import InferRequest, read_request, write_response
+from .infer import Answer, InferRequest, read_request, write_response
 from .models import Model, Wish
 from .service import Service, now
 
@@ -71,18 +71,22 @@ class Oip:
                 read = read_request(body, length, model.bundle.signature)
                 return replace(read, tensors=model.bundle.prepare_tensors(read.tensors))
 
-            # Bytes are not copied: only JSON takes time.
-            asked = await self.service.work(len(body) if length is None else length, decode)
+            # Tensors as bytes are not copied: only the JSON takes time.
+            asked = await self.service.decode(model, Wish(arrived=arrived), decode, size=len(body) if length is None else length)
             wish = Wish(arrived=arrived, timeout=asked.timeout, priority=asked.priority)
             outputs = await self.service.infer(request, model, asked.tensors, wish)
             numbers = sum(outputs[wanted.name].nbytes for wanted in asked.wanted if not wanted.binary)
-            answer, length = await self.service.work(numbers, lambda: write_response(model, asked, outputs))
-        if length is None:
-            return Response(answer, media_type="application/json")
-        return Response(answer, media_type="application/octet-stream", headers={HEADER: str(length)})
+            answer = await self.service.encode(model, numbers, lambda: write_response(model, asked, outputs))
+        return _response(answer)
 
     def _model(self, request: Request) -> Model:
         return self.service.models.get(request.path_params["name"], request.path_params.get("version"))
+
+
+def _response(answer: Answer) -> Response:
+    if answer.json_bytes is None:
+        return Response(answer.body, media_type="application/json")
+    return Response(answer.body, media_type="application/octet-stream", headers={HEADER: str(answer.json_bytes)})
 
 
 def metadata(model: Model, versions: list[str]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Predict:
             tensors = await self.service.decode(model, wish, decode)
             outputs = await self.service.infer(request, model, tensors, wish)
             size = sum(array.nbytes for array in outputs.values())
-            answer = await self.service.work(size, lambda: _encode(model, outputs, top, one=picture))
+            answer = await self.service.encode(model, size, lambda: _encode(model, outputs, top, one=picture))
         return Response(answer, media_type="application/json")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import math
@@ -11,11 +12,18 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..bundle.read import Bundle
 from ..core.errors import JobError, NotPossibleHere
+from ..core.need import require
 from ..core.units import parse_duration
 from .models import MAX_QUEUE
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from .service import Service
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 GRACE_SECONDS = 10  # for requests under way at shutdown
@@ -25,6 +33,7 @@ def serve(
     *bundles: Path | str,
     host: str = "127.0.0.1",
     port: int = 8000,
+    grpc_port: int | None = None,
     slo: str | float | None = None,
     max_queue: int = MAX_QUEUE,
     announce: Callable[[str], None] | None = None,
@@ -32,18 +41,22 @@ def serve(
 ) -> None:
     """Serve `bundles` until SIGINT or SIGTERM; requests under way are finished first.
 
-    bundles: folders, or NAME=FOLDER; several of one name are its versions 1, 2, ...; port: 0 takes a free one; slo: the service
+    bundles: folders, or NAME=FOLDER; several of one name are its versions 1, 2, ...; port, grpc_port: 0 takes a free one,
+    no gRPC port is no gRPC; slo: the service
     objective, in
     seconds or as "50ms", from a request's arrival to its answer, which 99 of 100 answers keep (the others are refused); max_queue:
     requests that may
-    wait for one model; announce: called with the URL once connections are taken. Every file is checked before that. Raises
-    JobError, BundleError, NotPossibleHere.
+    wait for one model; announce: called with each address once connections are taken. Every file is checked before that. Raises
+    JobError, BundleError, NotPossibleHere, MissingExtra.
     """
     import uvicorn
 
     from .app import create_app
 
     objective = math.inf if slo is None else parse_duration(slo, field="--slo")
+    if grpc_port is not None:
+        _check_port("--grpc-port", grpc_port)
+        require("grpc", why="by --grpc-port")
     with contextlib.ExitStack() as opened:
         named = [_open(text, opened) for text in bundles]
         with listen(host, port) as listening:
@@ -51,11 +64,24 @@ def serve(
             config = uvicorn.Config(
                 app, log_level=log_level, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_SECONDS, lifespan="on"
             )
-            app.state.models.load()  # what goes wrong here is one line, and nobody was told to come
-            if announce is not None:
-                announce(_url(listening))
-            with _quiet_stop():
-                uvicorn.Server(config).run(sockets=[listening])
+            app.state.service.models.load()  # what goes wrong here is one line, and nobody was told to come
+            with _quiet_stop(), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+                runner.run(_run(uvicorn.Server(config), listening, app.state.service, host, grpc_port, announce or (lambda _: None)))
+
+
+async def _run(
+    server: uvicorn.Server, listening: socket.socket, service: Service, host: str, grpc_port: int | None, announce: Callable[[str], None]
+) -> None:
+    async with contextlib.AsyncExitStack() as also:
+        addresses = [_url(listening)]
+        if grpc_port is not None:
+            from .grpc_server import running
+
+            port = await also.enter_async_context(running(service, host, grpc_port, grace=GRACE_SECONDS))
+            addresses.append(f"grpc://{_address(host, port)}")
+        for address in addresses:
+            announce(address)
+        await server.serve(sockets=[listening])
 
 
 def _open(text: Path | str, opened: contextlib.ExitStack) -> tuple[str, Bundle]:
@@ -70,10 +96,14 @@ def _open(text: Path | str, opened: contextlib.ExitStack) -> tuple[str, Bundle]:
     return name if named else bundle.name, bundle
 
 
+def _check_port(field: str, port: int) -> None:
+    if not 0 <= port <= 65535:
+        raise JobError(field, "must be from 0 (any free one) to 65535", got=port)
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A socket that takes connections. port: 0 takes a free one. Raises JobError, NotPossibleHere."""
-    if not 0 <= port <= 65535:
-        raise JobError("--port", "must be from 0 (any free one) to 65535", got=port)
+    _check_port("--port", port)
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except OSError as error:
@@ -93,7 +123,11 @@ def listen(host: str, port: int) -> socket.socket:
 
 def _url(listening: socket.socket) -> str:
     host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{_address(host, port)}"
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @contextlib.contextmanager

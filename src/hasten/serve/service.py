@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from ..core.errors import QueueFull
 from ..core.machine import usable_cores
 from .batcher import Outputs
+from .metrics import Metrics
 from .models import Model, Models, Wish
 
 T = TypeVar("T")
@@ -40,6 +41,7 @@ class Service:
     """Shared by all routes."""
 
     models: Models
+    metrics: Metrics | None = None
     limits: Limits = field(default_factory=Limits)
     # Decoding is bounded: each picture may take MAX_PIXELS * 3 bytes.
     pool: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(usable_cores()))
@@ -53,37 +55,61 @@ class Service:
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > limit:
             raise _too_large(limit)
-        mine = 0
-        try:
+        with self.hold() as hold:
             chunks = []
             async for chunk in request.stream():
-                mine += len(chunk)
-                self.held += len(chunk)
                 chunks.append(chunk)
-                if mine > limit:
+                if hold(len(chunk)) > limit:
                     raise _too_large(limit)
-                if self.held > self.limits.held_bytes:
-                    raise QueueFull(f"{self.held} bytes of requests are held already", retry_after_seconds=1.0)
-            if not mine:
+            body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            if not body:
                 raise HTTPException(400, "the body must not be empty")
-            yield _plain(chunks[0] if len(chunks) == 1 else b"".join(chunks), request.headers.get("content-encoding", ""), limit)
+            yield _plain(body, request.headers.get("content-encoding", ""), limit)
+
+    @contextlib.contextmanager
+    def hold(self, size: int = 0) -> Iterator[Callable[[int], int]]:
+        """Count `size` bytes as held while this lasts, and what the function that it gives is called with; that one answers how many they
+        are together. Raises QueueFull where all requests together hold too many."""
+        mine = 0
+
+        def more(count: int) -> int:
+            nonlocal mine
+            mine += count
+            self.held += count
+            if self.held > self.limits.held_bytes:
+                raise QueueFull(f"{self.held} bytes of requests are held already", retry_after_seconds=1.0)
+            return mine
+
+        try:
+            more(size)
+            yield more
         finally:
             self.held -= mine
 
-    async def work(self, size: int, function: Callable[[], T]) -> T:
-        """`function()`, which handles `size` bytes: in a thread unless that is little."""
-        if size <= SMALL_BYTES:
-            return function()
-        return await to_thread.run_sync(function, limiter=self.pool)
+    async def decode(self, model: Model, wish: Wish, function: Callable[[], T], *, size: int | None = None) -> T:
+        """`function()`, which makes tensors of `size` bytes: in a thread unless that is little. None: always in a thread, as for pictures.
 
-    async def decode(self, model: Model, wish: Wish, function: Callable[[], T]) -> T:
-        """`function()` in a thread, unless it is too late when one is free. Raises Overloaded."""
+        Raises Overloaded where it is too late already when a thread is free.
+        """
 
         def checked() -> T:
             model.check_time(wish)
             return function()
 
-        return await to_thread.run_sync(checked, limiter=self.pool)
+        return await self._timed(model, "decode", checked, size)
+
+    async def encode(self, model: Model, size: int, function: Callable[[], T]) -> T:
+        """`function()`, which makes an answer of `size` bytes of numbers: in a thread unless that is little."""
+        return await self._timed(model, "encode", function, size)
+
+    async def _timed(self, model: Model, stage: str, function: Callable[[], T], size: int | None) -> T:
+        began = now()
+        try:
+            if size is not None and size <= SMALL_BYTES:
+                return function()
+            return await to_thread.run_sync(function, limiter=self.pool)
+        finally:
+            model.meter.stage(stage, now() - began)
 
     async def infer(self, request: Request, model: Model, tensors: Mapping[str, np.ndarray], wish: Wish) -> Outputs:
         """The model's outputs; where the client goes away before, the request leaves the queue. Raises ClientDisconnect,
