@@ -1,8 +1,7 @@
 """Requests wait here, share calls of the program, and get their own part of the answer. No HTTP.
 
 One thread calls the program, one call at a time, and takes the next batch itself, so that the program does not wait for the event
-loop between calls.
-Nobody polls: a request wakes the thread, the end of a call wakes the request. `schedule.py` says who is next.
+loop between calls. Nobody polls: a request wakes the thread, the end of a call wakes the request. `schedule.py` says who is next.
 """
 
 from __future__ import annotations
@@ -39,9 +38,8 @@ class _Waiting:
 class Batcher:
     """Answers requests by calling `run`, as many together as pay. `start` it first, `drain` it at the end.
 
-    run: tensors by name [N, ...] -> outputs by name [N, ...]; called on one thread of the batcher's own; shares: whether requests
-    may share a call, the first axis
-    of every tensor being samples; clock: seconds, as deadlines count them.
+    run: tensors by name [N, ...] -> outputs by name [N, ...], called on one thread of the batcher's own; shares: whether requests
+    may share a call, the first axis of every tensor being samples; clock: seconds, as deadlines count them.
     """
 
     def __init__(
@@ -83,8 +81,7 @@ class Batcher:
         """The outputs for `inputs`, checked tensors by name. More samples than one call should hold are several calls.
 
         deadline: on the batcher's clock; the answer is there by then, or Overloaded is raised, mostly at once. A submit that is
-        cancelled leaves the
-        queue. Raises what `run` raised for these inputs, Overloaded, QueueFull.
+        cancelled leaves the queue. Raises what `run` raised for these inputs, Overloaded, QueueFull.
         """
         size = _samples(inputs) if self._shares else 1
         with self._changed:
@@ -184,10 +181,10 @@ class Batcher:
                     self._schedule.put_back(ticket)
 
     def _refuse(self, tickets: Sequence[Ticket]) -> None:
-        error = Overloaded("could not be answered by its deadline", retry_after_seconds=1.0)
-        for _ in tickets:
+        errors = [Overloaded("could not be answered by its deadline", retry_after_seconds=1.0) for _ in tickets]
+        for error in errors:
             self._meter.refused(error)
-        _deliver((ticket.payload, error) for ticket in tickets)
+        _deliver((ticket.payload, error) for ticket, error in zip(tickets, errors, strict=True))
 
 
 def _samples(inputs: Arrays) -> int:

@@ -13,8 +13,7 @@ RATE = 0.2
 
 _OTHERS = 0.75
 """The part of that which it teaches about the other sizes. What slows one call mostly slows all (another process, a clock), and a
-size that is
-avoided because it was slow once would otherwise stay slow for ever."""
+size that is avoided because it was slow once would otherwise stay slow for ever."""
 
 _MOST = 4.0
 """The largest surprise, either way, that one call may be: longer ones are stalls of the machine, no property of the model."""
@@ -86,8 +85,7 @@ class Curve:
         """Samples of a call that keep the objective at the highest rate.
 
         objective: seconds from arrival to answer, or infinity. Who arrives just after a call has begun waits for it and then for
-        his own, so
-        that two calls must fit. Of what fits, the smallest size whose rate is within 2 % of the best.
+        his own, so that two calls must fit. Of what fits, the smallest size whose rate is within 2 % of the best.
         """
         if objective not in self._best:
             largest = self._largest_within(objective / 2)

@@ -1,8 +1,7 @@
 """Open Inference Protocol v2 over gRPC, on the same models, queues and limits as over HTTP.
 
 NOT_FOUND: no such model; INVALID_ARGUMENT: the request is wrong; RESOURCE_EXHAUSTED: the queue is full; UNAVAILABLE: it cannot be
-answered in time,
-with retry-after (seconds) in the trailing metadata; INTERNAL: the rest.
+answered in time, with retry-after (seconds) in the trailing metadata; INTERNAL: the rest.
 """
 
 from __future__ import annotations
@@ -51,8 +50,10 @@ _log = logging.getLogger(__name__)
 
 @contextlib.asynccontextmanager
 async def running(service: Service, host: str, port: int, *, grace: float) -> AsyncIterator[int]:
-    """A gRPC server on `host`, as long as this lasts; its port. grace: seconds for calls under way at the end. Raises
-    NotPossibleHere, MissingExtra."""
+    """A gRPC server on `host`, as long as this lasts; its port. grace: seconds for calls under way at the end.
+
+    Raises NotPossibleHere, MissingExtra.
+    """
     aio = need("grpc.aio", why="to speak gRPC")
     limit = service.limits.body_bytes
     options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", limit), ("grpc.max_send_message_length", -1)]

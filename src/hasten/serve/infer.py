@@ -64,8 +64,7 @@ def read_request(body: bytes, header_length: int | None, signature: Signature) -
 
 
 def read_options(parameters: Mapping[str, Any]) -> tuple[float, Priority]:
-    """Seconds that the sender waits and its class, from `timeout` (microseconds; 0: for ever) and `priority` (0, 1: interactive).
-    Raises DataError."""
+    """Seconds that the sender waits and its class: `timeout` is microseconds, 0 for ever; `priority` above 1 is bulk. Raises DataError."""
     for name in _NOT_HERE:
         if parameters.get(name):
             raise DataError(f"parameter {name!r}", "is not supported")

@@ -1,8 +1,7 @@
 """The messages of oip.proto, as classes.
 
 They are made from the compiled description in a pool of their own, not by generated modules: those would have to match the
-installed protobuf, and would clash with
-any other package in the same process that brings the same protocol (a client, for instance).
+installed protobuf, and would clash with any other package in the same process that brings the same protocol (a client, for instance).
 """
 
 from __future__ import annotations

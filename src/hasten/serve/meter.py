@@ -8,12 +8,10 @@ from ..core.errors import Overloaded
 
 
 class Meter:
-    """Told about one model. Methods are called on the program's thread and on the event loop's; they take microseconds and raise
-    nothing."""
+    """Told about one model. Methods are called on the program's thread and on the event loop's; they are quick and raise nothing."""
 
     def call(self, *, size: int, waited: Sequence[float], seconds: float, late: int) -> None:
-        """A call went well. size: its samples; waited: seconds in the queue of each of its requests; late: of them, after their
-        deadline."""
+        """A call went well. size: its samples; waited: seconds in the queue of each of its requests; late: how many were late."""
 
     def stage(self, name: str, seconds: float) -> None:
         """A request was decoded or its answer encoded. name: decode, encode."""

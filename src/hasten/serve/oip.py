@@ -71,8 +71,9 @@ class Oip:
                 read = read_request(body, length, model.bundle.signature)
                 return replace(read, tensors=model.bundle.prepare_tensors(read.tensors))
 
-            # Tensors as bytes are not copied: only the JSON takes time.
-            asked = await self.service.decode(model, Wish(arrived=arrived), decode, size=len(body) if length is None else length)
+            # Tensors as bytes are not copied, only looked through: that is about 64 times faster than reading JSON.
+            size = len(body) if length is None else max(length, len(body) // 64)
+            asked = await self.service.decode(model, Wish(arrived=arrived), decode, size=size)
             wish = Wish(arrived=arrived, timeout=asked.timeout, priority=asked.priority)
             outputs = await self.service.infer(request, model, asked.tensors, wish)
             numbers = sum(outputs[wanted.name].nbytes for wanted in asked.wanted if not wanted.binary)

@@ -41,13 +41,11 @@ def serve(
 ) -> None:
     """Serve `bundles` until SIGINT or SIGTERM; requests under way are finished first.
 
-    bundles: folders, or NAME=FOLDER; several of one name are its versions 1, 2, ...; port, grpc_port: 0 takes a free one,
-    no gRPC port is no gRPC; slo: the service
-    objective, in
-    seconds or as "50ms", from a request's arrival to its answer, which 99 of 100 answers keep (the others are refused); max_queue:
-    requests that may
-    wait for one model; announce: called with each address once connections are taken. Every file is checked before that. Raises
-    JobError, BundleError, NotPossibleHere, MissingExtra.
+    bundles: folders, or NAME=FOLDER; several of one name are its versions 1, 2, ...; port, grpc_port: 0 takes a free one, and without
+    a grpc_port there is no gRPC; slo: the service objective, from a request's arrival to its answer, in seconds or as "50ms": batches are
+    as large as keeps it, and who cannot be answered in time is refused; max_queue: requests that may wait for one model; announce: called
+    with each address once connections are taken. Every file is checked and every program warmed up before that. Raises JobError,
+    BundleError, NotPossibleHere, MissingExtra.
     """
     import uvicorn
 
@@ -65,8 +63,9 @@ def serve(
                 app, log_level=log_level, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_SECONDS, lifespan="on"
             )
             app.state.service.models.load()  # what goes wrong here is one line, and nobody was told to come
-            with _quiet_stop(), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-                runner.run(_run(uvicorn.Server(config), listening, app.state.service, host, grpc_port, announce or (lambda _: None)))
+            server = uvicorn.Server(config)
+            with _quiet_stop(server), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+                runner.run(_run(server, listening, app.state.service, host, grpc_port, announce or (lambda _: None)))
 
 
 async def _run(
@@ -131,12 +130,16 @@ def _address(host: str, port: int) -> str:
 
 
 @contextlib.contextmanager
-def _quiet_stop() -> Iterator[None]:
-    """uvicorn raises the signal that stopped it once more when it is done: to be told to stop is no failure."""
+def _quiet_stop(server: uvicorn.Server) -> Iterator[None]:
+    """A signal stops the server, also before uvicorn listens to signals. Afterwards uvicorn raises it once more: that is no failure."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {kind: signal.signal(kind, lambda *_: None) for kind in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    before = {kind: signal.signal(kind, stop) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

@@ -8,9 +8,8 @@ Symphony, 2023), with l(b) the seconds of a call of b samples:
 3. Who is predicted to miss his deadline is refused when he arrives.
 4. When the worker is free, who has become hopeless is refused.
 5. The worker never waits: it takes as many as are there, b* at most, as far as the deadlines in the batch allow.
-6. Only where b* wait and the first in line has no time for a call of b* is he refused, and the next one looked at: under overload,
-   small batches
-   for those who are nearly late would cost more people their deadline than they save.
+6. Only where more than b* wait and the first in line has no time for a call of b*, he is refused and the next one looked at: under
+   overload, small batches for those who are nearly late would cost more people their deadline than they save.
 """
 
 from __future__ import annotations
@@ -105,8 +104,7 @@ class Schedule:
     """The queues of one model. Not thread-safe.
 
     curve: of a call with samples of `elements` numbers; objective: seconds from arrival to answer that b* follows, or infinity;
-    max_queue: requests of
-    one class that may wait.
+    max_queue: requests of one class that may wait.
     """
 
     def __init__(self, curve: Curve, *, objective: float = math.inf, max_queue: int = 1024, elements: int = 1) -> None:

@@ -1,5 +1,4 @@
-"""What every HTTP route shares: bodies within bounds, work off the event loop, and a model's answer for as long as somebody waits
-for it."""
+"""What every HTTP route shares: bodies within bounds, work off the event loop, and answers while somebody waits for them."""
 
 from __future__ import annotations
 
@@ -49,8 +48,10 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
-        """The whole body, while it is worked on. Reading stops where it passes the limit. Raises HTTPException, QueueFull,
-        ClientDisconnect."""
+        """The whole body, counted as held while it is worked on. Reading stops where it passes the limit.
+
+        Raises HTTPException, QueueFull, ClientDisconnect.
+        """
         limit = self.limits.body_bytes
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > limit:
@@ -64,12 +65,16 @@ class Service:
             body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
             if not body:
                 raise HTTPException(400, "the body must not be empty")
-            yield _plain(body, request.headers.get("content-encoding", ""), limit)
+            encoding = request.headers.get("content-encoding", "")
+            if encoding not in ("", "identity"):
+                body = await to_thread.run_sync(_unpacked, body, encoding, limit, limiter=self.pool)
+                hold(len(body))
+            yield body
 
     @contextlib.contextmanager
     def hold(self, size: int = 0) -> Iterator[Callable[[int], int]]:
-        """Count `size` bytes as held while this lasts, and what the function that it gives is called with; that one answers how many they
-        are together. Raises QueueFull where all requests together hold too many."""
+        """Count `size` bytes as held while this lasts, and those that the function which it gives is called with: it answers how many
+        they are together. Raises QueueFull where all requests hold too many."""
         mine = 0
 
         def more(count: int) -> int:
@@ -112,8 +117,10 @@ class Service:
             model.meter.stage(stage, now() - began)
 
     async def infer(self, request: Request, model: Model, tensors: Mapping[str, np.ndarray], wish: Wish) -> Outputs:
-        """The model's outputs; where the client goes away before, the request leaves the queue. Raises ClientDisconnect,
-        Overloaded, HastenError."""
+        """The model's outputs. Where the client goes away before, the request leaves the queue.
+
+        Raises ClientDisconnect, Overloaded, HastenError.
+        """
         answer = asyncio.ensure_future(model.infer(tensors, wish))
         gone = asyncio.ensure_future(_gone(request))
         try:
@@ -137,10 +144,8 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def _plain(body: bytes, encoding: str, limit: int) -> bytes:
+def _unpacked(body: bytes, encoding: str, limit: int) -> bytes:
     """`body` without its compression."""
-    if encoding in ("", "identity"):
-        return body
     if encoding not in ("gzip", "deflate"):
         raise HTTPException(415, "content-encoding must be gzip, deflate or identity")
     unpack = zlib.decompressobj(zlib.MAX_WBITS | 32)  # either of them, told by its head
