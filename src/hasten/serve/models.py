@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -88,10 +87,11 @@ class Model:
         objective = self.objective if wish.priority is Priority.INTERACTIVE else math.inf
         return wish.arrived + min(objective, wish.timeout)
 
-    def check_time(self, wish: Wish) -> None:
-        """Raises Overloaded where the deadline has passed already: what would come next is work for nothing."""
-        if time.monotonic() > self.deadline(wish):
-            self.meter.refused(error := Overloaded("was not decoded by its deadline", retry_after_seconds=1.0))
+    def check_time(self, wish: Wish, at: float) -> None:
+        """Raises Overloaded where `at`, when the request is or will be decoded, is past its deadline: the rest is work for nothing."""
+        late = at - self.deadline(wish)
+        if late > 0:
+            self.meter.refused(error := Overloaded("cannot be decoded by its deadline", retry_after_seconds=late))
             raise error
 
     async def close(self) -> None:

@@ -26,6 +26,8 @@ T = TypeVar("T")
 SMALL_BYTES = 16_384
 """What is not larger is decoded and encoded on the event loop: handing it to a thread would take longer."""
 
+_DECODE_RATE = 0.1  # the weight of the newest picture in the average
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -45,6 +47,7 @@ class Service:
     # Decoding is bounded: each picture may take MAX_PIXELS * 3 bytes.
     pool: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(usable_cores()))
     held: int = 0
+    decode_seconds: float = 0.0  # of one picture, a moving average
 
     @contextlib.asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
@@ -94,14 +97,25 @@ class Service:
     async def decode(self, model: Model, wish: Wish, function: Callable[[], T], *, size: int | None = None) -> T:
         """`function()`, which makes tensors of `size` bytes: in a thread unless that is little. None: always in a thread, as for pictures.
 
-        Raises Overloaded where it is too late already when a thread is free.
+        Raises Overloaded where it will be too late when a thread has done it, or is too late already when one is free.
         """
+        model.check_time(wish, self._decoded() if size is None else now())
 
         def checked() -> T:
-            model.check_time(wish)
-            return function()
+            began = now()
+            model.check_time(wish, began)
+            try:
+                return function()
+            finally:
+                self.decode_seconds += _DECODE_RATE * (now() - began - self.decode_seconds)
 
-        return await self._timed(model, "decode", checked, size)
+        return await self._timed(model, "decode", checked if size is None else function, size)
+
+    def _decoded(self) -> float:
+        """When a picture that came now would be decoded, those that wait for a thread first. An idle pool tries any: it has to learn."""
+        pool = self.pool.statistics()
+        turns = 1 + pool.tasks_waiting / pool.total_tokens if pool.borrowed_tokens else 0.0
+        return now() + turns * self.decode_seconds
 
     async def encode(self, model: Model, size: int, function: Callable[[], T]) -> T:
         """`function()`, which makes an answer of `size` bytes of numbers: in a thread unless that is little."""
