@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -119,12 +120,34 @@ def test_a_large_request_is_several_calls_and_one_answer() -> None:
 def test_where_one_part_of_a_large_request_is_refused_nothing_of_it_stays_in_line() -> None:
     async def body() -> None:
         program = Doubling()
-        async with running(program, max_queue=2) as batcher, held(program, batcher):
+        async with running(program, max_queue=1) as batcher, held(program, batcher):
             with pytest.raises(QueueFull):
                 await batcher.submit(rows(*range(100)))
             await settled()
             assert len(batcher) == 0
         assert program.sizes == [1]
+
+    scenario(body)
+
+
+def test_a_request_with_more_parts_than_may_wait_is_answered() -> None:
+    async def body() -> None:
+        program = Doubling()
+        async with running(program, max_queue=2) as batcher:
+            answer = await batcher.submit(rows(*range(1000)), priority=Priority.BULK)
+        np.testing.assert_array_equal(answer["y"], 2 * rows(*range(1000))["x"])
+        assert max(program.sizes) <= 16
+
+    scenario(body)
+
+
+def test_a_large_request_that_cannot_be_whole_by_its_deadline_is_refused_before_any_of_it_is_computed() -> None:
+    async def body() -> None:
+        program = Doubling()
+        async with running(program) as batcher:  # a call of 16 takes 2.6 ms
+            with pytest.raises(Overloaded, match="cannot be answered by its deadline"):
+                await batcher.submit(rows(*range(1600)), deadline=time.monotonic() + 0.1)
+        assert program.sizes == []
 
     scenario(body)
 

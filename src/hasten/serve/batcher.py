@@ -24,6 +24,8 @@ from .schedule import Priority, Schedule, Ticket, Turn
 
 Outputs = dict[str, np.ndarray]
 
+_PARTS = 2  # of one large request at a time: one is computed and one is next, and the queue stays free for others
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Waiting:
@@ -88,8 +90,14 @@ class Batcher:
             most = self._schedule.best_batch
         if size <= most:
             return await self._one(inputs, size, deadline, priority)
-        parts = [{name: array[at : at + most] for name, array in inputs.items()} for at in range(0, size, most)]
-        tasks = [asyncio.ensure_future(self._one(part, _samples(part), deadline, priority)) for part in parts]
+        room = asyncio.Semaphore(_PARTS)
+
+        async def part(at: int) -> Outputs:
+            async with room:
+                some = {name: array[at : at + most] for name, array in inputs.items()}
+                return await self._one(some, _samples(some), deadline, priority, following=max(0, size - at - most))
+
+        tasks = [asyncio.ensure_future(part(at)) for at in range(0, size, most)]
         try:
             answers = await asyncio.gather(*tasks)
         finally:
@@ -97,13 +105,14 @@ class Batcher:
                 task.cancel()
         return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
-    async def _one(self, inputs: Arrays, size: int, deadline: float, priority: Priority) -> Outputs:
+    async def _one(self, inputs: Arrays, size: int, deadline: float, priority: Priority, following: int = 0) -> Outputs:
         loop = asyncio.get_running_loop()
         waiting = _Waiting(inputs=inputs, loop=loop, future=loop.create_future(), arrived=self._clock())
         ticket = Ticket(
             size=size,
             shape=tuple((name, array.shape[1:] if self._shares else array.shape) for name, array in inputs.items()),
             elements=sum(array.size for array in inputs.values()) // size,
+            following=following,
             deadline=deadline,
             priority=priority,
             alone=not self._shares,

@@ -61,7 +61,10 @@ def check_shape(field: str, shape: Any) -> tuple[int, ...]:
 
 
 def from_raw(field: str, raw: bytes | memoryview, spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
-    """A tensor from its bytes, little-endian and row-major; they are not copied. Raises DataError."""
+    """A tensor from its bytes, little-endian and row-major. Raises DataError.
+
+    They are copied only where they begin at an odd place, which not every processor reads well.
+    """
     dtype = np.dtype(spec.dtype).newbyteorder("<")
     if len(raw) != math.prod(shape) * dtype.itemsize:
         raise DataError(f"{field} data", f"must have {math.prod(shape) * dtype.itemsize} bytes for shape {list(shape)}", got=len(raw))
@@ -70,7 +73,7 @@ def from_raw(field: str, raw: bytes | memoryview, spec: TensorSpec, shape: tuple
     array = np.frombuffer(raw, dtype).reshape(shape)
     if dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"{field} data", "must be finite", got="NaN or infinity")
-    return array
+    return array if array.flags.aligned else array.copy()
 
 
 def to_raw(array: np.ndarray) -> bytes:

@@ -40,13 +40,14 @@ class Ticket:
     """One request that waits.
 
     size: its samples; shape: what requests must have in common to share a call; elements: numbers in one sample, by which the first
-    guess for a new shape is made; deadline: when its answer is due, on the caller's clock; alone: it shares its call with nobody
-    (`put_back` says so).
+    guess for a new shape is made; following: samples of the same request that come after these and are due with them; deadline: when
+    its answer is due, on the caller's clock; alone: it shares its call with nobody (`put_back` says so).
     """
 
     size: int
     shape: Hashable = ()
     elements: int = 1
+    following: int = 0
     deadline: float = math.inf
     priority: Priority = Priority.INTERACTIVE
     alone: bool = False
@@ -202,11 +203,11 @@ class Schedule:
         return at
 
     def _end(self, ticket: Ticket, queue: _Queue, now: float) -> float:
-        """When `ticket` would be answered."""
+        """When `ticket`, and what follows it, would be answered."""
         if self._running is None and not len(self):
-            return now + queue.curve.fastest(ticket.size)
+            return now + queue.curve.fastest(ticket.size) * (1 + ticket.following / ticket.size)
         best = self._best(queue)
-        samples = queue.ahead(ticket.priority, ticket.deadline) + ticket.size
+        samples = queue.ahead(ticket.priority, ticket.deadline) + ticket.size + ticket.following
         own = max((samples - 1) % best + 1, ticket.size)  # samples of the call that it will be in
         full = own if samples <= best else max(best, own)  # where so many wait, others will fill that call
         return self._ahead(ticket, now, but=queue) + queue.curve.backlog(samples - own, best) + queue.curve.cautious(full)
