@@ -196,3 +196,33 @@ def test_the_compiled_description_is_that_of_the_proto_file() -> None:
     for descriptor in pool.FindFileByName("oip.proto").message_types_by_name.values():
         collect(descriptor)
     assert fields == compiled
+
+
+def test_a_failure_inside_is_told_without_its_insides(path: Path, tmp_path: Path) -> None:
+    """Over a call and over a stream, by a server in this process whose program breaks after its warm-up."""
+    import asyncio
+
+    from hasten.serve.app import create_app
+    from hasten.serve.grpc_server import running
+
+    async def body() -> None:
+        bundle = Bundle.open(path)
+        service = create_app(bundle).state.service
+        service.models.load()
+        bundle.__dict__["_program"] = None
+        request = messages.message("ModelInferRequest")(model_name="toy-model", id="a")
+        for name, array in tensors(1).items():
+            request.inputs.add(name=name, datatype=DATATYPES[str(array.dtype)], shape=array.shape)
+            request.raw_input_contents.append(array.tobytes())
+        async with running(service, "127.0.0.1", 0, grace=5) as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            taken, given = messages.methods()["ModelStreamInfer"]
+            kinds = {"request_serializer": taken.SerializeToString, "response_deserializer": given.FromString}
+            (answer,) = [a async for a in channel.stream_stream(f"/{messages.SERVICE}/ModelStreamInfer", **kinds)(iter([request]))]
+            assert (answer.error_message, answer.infer_response.id) == ("internal error (AttributeError)", "a")
+            with pytest.raises(grpc.RpcError) as caught:
+                await channel.unary_unary(f"/{messages.SERVICE}/ModelInfer", request_serializer=taken.SerializeToString)(request)
+            assert caught.value.code() is grpc.StatusCode.INTERNAL
+            assert caught.value.details() == "internal error (AttributeError)"
+        await service.models.close()
+
+    asyncio.run(asyncio.wait_for(body(), 60))

@@ -152,30 +152,33 @@ class _Rpc:
         answer = messages.message("ModelStreamInferResponse")()
         try:
             answer.infer_response.CopyFrom(await self.model_infer(request, context))
-        except HastenError as error:
-            answer.error_message = str(error)
+        except Exception as error:  # noqa: BLE001 - told to whoever asked
+            _, answer.error_message, _ = _told(error)
             answer.infer_response.id = request.id
         return answer
 
 
 def _guarded(method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
-    """The one place where errors become statuses."""
+    """A method whose errors become statuses."""
 
     async def guarded(request: Any, context: Any) -> Any:
-        grpc = need("grpc")
-        metadata: tuple[tuple[str, str], ...] = ()
         try:
             return await method(request, context)
-        except HastenError as error:
-            status, text = next(status for kind, status in _STATUS_OF.items() if isinstance(error, kind)), str(error)
-            if isinstance(error, Overloaded):
-                metadata = (("retry-after", str(math.ceil(error.retry_after_seconds))),)
-        except Exception as error:  # noqa: BLE001 - logged, and told without its insides
-            _log.exception("a gRPC call failed")
-            status, text = "INTERNAL", f"internal error ({type(error).__name__})"
-        return await context.abort(getattr(grpc.StatusCode, status), text, metadata)
+        except Exception as error:  # noqa: BLE001 - told to whoever asked
+            status, text, trailing = _told(error)
+        return await context.abort(getattr(need("grpc").StatusCode, status), text, trailing)
 
     return guarded
+
+
+def _told(error: Exception) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+    """The status, the text and the trailing metadata of an error: the one place where they are chosen. What is not ours is logged."""
+    if not isinstance(error, HastenError):
+        _log.error("a gRPC call failed", exc_info=error)
+        return "INTERNAL", f"internal error ({type(error).__name__})", ()
+    status = next(status for kind, status in _STATUS_OF.items() if isinstance(error, kind))
+    later = (("retry-after", str(math.ceil(error.retry_after_seconds))),) if isinstance(error, Overloaded) else ()
+    return status, str(error), later
 
 
 def _tensors(request: Any, signature: Signature) -> dict[str, np.ndarray]:
