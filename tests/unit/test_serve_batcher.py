@@ -290,6 +290,7 @@ def test_draining_answers_who_was_taken_and_refuses_who_comes() -> None:
         async with running(program) as batcher:
             async with held(program, batcher) as first:
                 second = asyncio.create_task(batcher.submit(rows(2)))
+                large = asyncio.create_task(batcher.submit(rows(*range(100))))
                 await settled()
                 ending = asyncio.create_task(batcher.drain())
                 await settled()
@@ -297,6 +298,7 @@ def test_draining_answers_who_was_taken_and_refuses_who_comes() -> None:
                     await batcher.submit(rows(3))
                 assert not ending.done()
             np.testing.assert_array_equal((await second)["y"], [[4, 4]])
+            np.testing.assert_array_equal((await large)["y"], 2 * rows(*range(100))["x"])
             assert first.done()
             await ending
 

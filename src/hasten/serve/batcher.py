@@ -24,7 +24,7 @@ from .schedule import Priority, Schedule, Ticket, Turn
 
 Outputs = dict[str, np.ndarray]
 
-_PARTS = 2  # of one large request at a time: one is computed and one is next, and the queue stays free for others
+_LANES = 2  # parts of one large request at a time: one is computed and one is next, and the queue stays free for others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +57,9 @@ class Batcher:
         self._meter = meter or Meter()
         self._changed = threading.Condition()  # guards the schedule and _stopping
         self._stopping = False
-        self._draining = False
-        self._answers: set[asyncio.Future[Outputs]] = set()
+        self._taken = 0  # requests that are not answered yet
+        self._draining = False  # nobody is taken any more
+        self._drained = asyncio.Event()
         self._thread = threading.Thread(target=self._work, name="hasten-program", daemon=True)
 
     def __len__(self) -> int:
@@ -72,8 +73,8 @@ class Batcher:
     async def drain(self) -> None:
         """Take no more, answer everybody who was taken, and let the thread end."""
         self._draining = True
-        if self._answers:
-            await asyncio.wait(set(self._answers))
+        if self._taken:
+            await self._drained.wait()
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -85,25 +86,42 @@ class Batcher:
         deadline: on the batcher's clock; the answer is there by then, or Overloaded is raised, mostly at once. A submit that is
         cancelled leaves the queue. Raises what `run` raised for these inputs, Overloaded, QueueFull.
         """
+        if self._draining:
+            raise Overloaded("comes while the server stops", retry_after_seconds=1.0)
+        self._taken += 1
+        try:
+            return await self._answer(inputs, deadline, priority)
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """One request less; the last one ends a drain."""
+        self._taken -= 1
+        if self._draining and not self._taken:
+            self._drained.set()
+
+    async def _answer(self, inputs: Arrays, deadline: float, priority: Priority) -> Outputs:
+        """The outputs for `inputs`, in as many calls as it takes."""
         size = _samples(inputs) if self._shares else 1
         with self._changed:
             most = self._schedule.best_batch
         if size <= most:
             return await self._one(inputs, size, deadline, priority)
-        room = asyncio.Semaphore(_PARTS)
+        starts, answers = iter(range(0, size, most)), dict[int, Outputs]()
 
-        async def part(at: int) -> Outputs:
-            async with room:
-                some = {name: array[at : at + most] for name, array in inputs.items()}
-                return await self._one(some, _samples(some), deadline, priority, following=max(0, size - at - most))
+        async def lane() -> None:
+            for at in starts:
+                part = {name: array[at : at + most] for name, array in inputs.items()}
+                following = max(0, size - at - most)
+                answers[at] = await self._one(part, _samples(part), deadline, priority, following=following)
 
-        tasks = [asyncio.ensure_future(part(at)) for at in range(0, size, most)]
+        lanes = [asyncio.ensure_future(lane()) for _ in range(_LANES)]
         try:
-            answers = await asyncio.gather(*tasks)
+            await asyncio.gather(*lanes)
         finally:
-            for task in tasks:  # where one part is refused, the others leave the queue
+            for task in lanes:  # where one part is refused, the other leaves the queue
                 task.cancel()
-        return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+        return {name: np.concatenate([answers[at][name] for at in sorted(answers)]) for name in answers[0]}
 
     async def _one(self, inputs: Arrays, size: int, deadline: float, priority: Priority, following: int = 0) -> Outputs:
         loop = asyncio.get_running_loop()
@@ -119,7 +137,6 @@ class Batcher:
             payload=waiting,
         )
         self._admit(ticket, waiting.arrived)
-        self._answers.add(waiting.future)
         try:
             return await waiting.future
         except asyncio.CancelledError:
@@ -127,12 +144,8 @@ class Batcher:
                 if self._schedule.cancel(ticket):
                     self._meter.cancelled()
             raise
-        finally:
-            self._answers.discard(waiting.future)
 
     def _admit(self, ticket: Ticket, now: float) -> None:
-        if self._draining:
-            raise Overloaded("comes while the server stops", retry_after_seconds=1.0)
         try:
             with self._changed:
                 self._schedule.admit(ticket, now)
