@@ -341,11 +341,31 @@ def write_report(bundle: Path | str, out: Path | str | None = None) -> Path:
     return path
 
 
-def serve_bundle(bundle: Path | str, *, host: str = "127.0.0.1", port: int = 8000, announce: Callable[[str], None] | None = None) -> None:
-    """Answer HTTP requests with a bundle until the process is told to stop.
+def serve_bundle(
+    *bundles: Path | str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    grpc_port: int | None = None,
+    slo: str | float | None = None,
+    max_queue: int | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> None:
+    """Answer HTTP requests with bundles until the process is told to stop.
 
-    port: 0 takes a free one; announce: called with the URL once connections are taken. Raises BundleError, NotPossibleHere.
+    Args:
+        bundles: folders, or NAME=FOLDER; several of one name are its versions 1, 2, ... in this order.
+        host: the address to listen on.
+        port: of HTTP; 0 takes a free one.
+        grpc_port: of gRPC; 0 takes a free one. Default: no gRPC.
+        slo: the service objective, from a request's arrival to its answer, in seconds or as "50ms". Batches are as large as keeps
+            it, and who cannot be answered in time is refused at once. Default: none; batches are as large as pays.
+        max_queue: requests that may wait for one model. Default: 1024.
+        announce: called with each address (http://..., grpc://...) once connections are taken.
+
+    Raises:
+        HastenError: JobError, BundleError, NotPossibleHere (an objective that one sample alone does not keep, too), MissingExtra.
     """
+    from .serve.models import MAX_QUEUE
     from .serve.run import serve
 
-    serve(Path(bundle), host=host, port=port, announce=announce)
+    serve(*bundles, host=host, port=port, grpc_port=grpc_port, slo=slo, max_queue=max_queue or MAX_QUEUE, announce=announce)

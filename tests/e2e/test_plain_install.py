@@ -103,7 +103,14 @@ def test_it_serves(plain: Path, folder: Path) -> None:
     assert said["classes"][0]["label"] in json.dumps(answer)
 
 
-@pytest.mark.parametrize("verb", [["optimize", "model.onnx", "--data", "data.npz"], ["report", "bundle"]])
+PAST_THE_BASE = [
+    ["optimize", "model.onnx", "--data", "data.npz"],
+    ["report", "bundle"],
+    ["serve", "bundle", "--port", "0", "--grpc-port", "0"],
+]
+
+
+@pytest.mark.parametrize("verb", PAST_THE_BASE)
 def test_what_needs_more_says_what_to_install(plain: Path, folder: Path, verb: list[str]) -> None:
     done = _hasten(plain, folder, *verb)
     assert done.returncode == 4, done.stdout + done.stderr

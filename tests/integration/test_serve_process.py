@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import subprocess
-import sys
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import bundles
 import pytest
+import serving
 
 from hasten.bundle.read import Bundle
 from hasten.bundle.write import write
@@ -22,15 +19,6 @@ from hasten.serve.run import serve
 
 pytest.importorskip("onnx")
 
-_SERVE = """
-import sys
-from pathlib import Path
-from hasten.serve.run import serve
-serve(Path(sys.argv[1]), port=0, announce=lambda url: print(url, flush=True))
-assert not {"torch", "onnx", "openvino", "sklearn", "matplotlib"} & set(sys.modules), "served without training libraries"
-print("stopped", flush=True)
-"""
-
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -38,21 +26,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(bundles.picture_contents(folder), folder / "out")
 
 
-@contextmanager
-def serving(bundle: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    command = [sys.executable, "-c", _SERVE, str(bundle)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process, process.stdout.readline().strip()
-        finally:
-            process.kill()
-
-
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
 def test_server_answers_what_the_bundle_computes_and_stops_in_order(bundle: Path, kind: signal.Signals) -> None:
     picture = bundles.pictures(1, seed=8)[0]
-    with serving(bundle) as (process, url):
+    with serving.process(bundle) as (process, (url,)):
         assert url.startswith("http://127.0.0.1:")
         with urllib.request.urlopen(f"{url}/v2/health/ready", timeout=30) as reply:
             assert json.load(reply) == {"ready": True}

@@ -18,7 +18,15 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {name: [Requirement(r) for r in rs] for name, rs in PROJECT["optional-dependencies"].items()}
 FEATURES = {name: rs for name, rs in EXTRAS.items() if name not in ("all", "dev")}
 BASE = {"click", "numpy", "onnxruntime", "pillow", "psutil", "pydantic", "rich", "scipy", "starlette", "uvicorn"}
-DISTRIBUTION_OF = {"mlflow": "mlflow-skinny", "pynvml": "nvidia-ml-py", "sklearn": "scikit-learn", "torch_pruning": "torch-pruning"}
+DISTRIBUTION_OF = {
+    "grpc": "grpcio",
+    "mlflow": "mlflow-skinny",
+    "prometheus_client": "prometheus-client",
+    "pynvml": "nvidia-ml-py",
+    "python_multipart": "python-multipart",
+    "sklearn": "scikit-learn",
+    "torch_pruning": "torch-pruning",
+}
 APART = {"mlflow", "ray"}  # each with a decision that says why
 COME_WITH_OTHERS = {"PIL", "google", "markupsafe"}  # pillow, onnxruntime and jinja2 bring them
 

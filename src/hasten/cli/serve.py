@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from . import output, shared
 
 
-@click.command(short_help="Answer HTTP requests with a bundle.")
-@click.argument("bundle", type=shared.PATH)
+@click.command(short_help="Answer HTTP requests with bundles.")
+@click.argument("bundle", nargs=-1, required=True, metavar="[NAME=]BUNDLE...")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 lets other machines in.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to listen on; 0 takes a free one.")
+@click.option("--grpc-port", type=click.IntRange(0, 65535), help="Port for gRPC; 0 takes a free one. Default: no gRPC.")
+@click.option("--slo", metavar="TIME", help="From request to answer: 50ms. What cannot keep it is refused at once. Default: none.")
+@click.option("--max-queue", type=click.IntRange(min=1), metavar="N", help="Requests that may wait for one model. Default: 1024.")
 @shared.everywhere
-def command(bundle: Path, host: str, port: int) -> None:
-    """Answer HTTP requests with a bundle, until Ctrl-C.
+def command(bundle: tuple[str, ...], host: str, port: int, grpc_port: int | None, slo: str | None, max_queue: int | None) -> None:
+    """Answer HTTP requests with bundles, until Ctrl-C. Several of one name are its versions 1, 2, ...
 
     \b
-    hasten serve out/digits --port 8000
+    hasten serve out/digits --port 8000 --slo 50ms
+    hasten serve digits=out/old digits=out/new letters=out/letters
     curl --data-binary @seven.png -H 'content-type: image/png' http://127.0.0.1:8000/v1/predict
     """
     from .. import api
 
-    api.serve_bundle(bundle, host=host, port=port, announce=lambda url: output.say(f"{url}  (Ctrl-C stops it)"))
+    def announce(address: str) -> None:
+        output.say(f"{address}  (Ctrl-C stops it)")
+
+    api.serve_bundle(*bundle, host=host, port=port, grpc_port=grpc_port, slo=slo, max_queue=max_queue, announce=announce)

@@ -4,11 +4,14 @@
     ├── JobError               2   the job is wrong: a key, a path, a callable
     │   ├── DataError          2   the data are wrong: empty, leaking, NaN, wrong shape
     │   ├── ModelError         2   the model is wrong: does not load, returns the wrong thing, NaN weights
-    │   └── BundleError        2   the bundle is wrong: truncated, changed, made by a newer version
+    │   ├── BundleError        2   the bundle is wrong: truncated, changed, made by a newer version
+    │   └── UnknownModel       2   no model or version of this name is served
     ├── NotPossibleHere        3   the request is right, but this machine or this model does not allow it
     │   ├── ExportError        3   an operator cannot be exported
     │   ├── DiskFull           3   the disk is full: no fault of what was being done
-    │   └── WorkerError        3   a child process crashed, was killed, or ran out of time or memory
+    │   ├── WorkerError        3   a child process crashed, was killed, or ran out of time or memory
+    │   └── Overloaded         3   the server cannot answer in time now; the error says when to come again
+    │       └── QueueFull      3   as many requests wait as may
     ├── MissingExtra           4   an optional package is missing; the message holds the install line
     └── LimitsNotMet           5   everything ran, and nothing keeps the limits
 
@@ -18,6 +21,7 @@ A message is one line and names the field, the rule, what came, and the way out.
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
@@ -67,6 +71,10 @@ class BundleError(JobError):
     """The bundle is wrong."""
 
 
+class UnknownModel(JobError):
+    """No model or version of this name is served."""
+
+
 class NotPossibleHere(HastenError):
     """The request is right, but this machine or this model does not allow it."""
 
@@ -93,6 +101,18 @@ class WorkerError(NotPossibleHere):
         super().__init__(field, rule, hint=hint)
         self.cause: WorkerError.Cause = cause
         self.last_words = last_words
+
+
+class Overloaded(NotPossibleHere):
+    """The server cannot answer in time now. retry_after_seconds: when it probably can, from now; above 0."""
+
+    def __init__(self, rule: str, *, retry_after_seconds: float) -> None:
+        self.retry_after_seconds = max(retry_after_seconds, 1e-3)
+        super().__init__("request", rule, hint=f"Come again in {math.ceil(self.retry_after_seconds)} s")
+
+
+class QueueFull(Overloaded):
+    """As many requests wait as may."""
 
 
 class MissingExtra(HastenError):

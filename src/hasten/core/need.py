@@ -27,6 +27,9 @@ EXTRA_OF = {
     "mlflow": "mlflow",
     "sqlalchemy": "mlflow",
     "alembic": "mlflow",
+    "grpc": "serve",
+    "prometheus_client": "serve",
+    "python_multipart": "serve",
 }
 """Import name -> the extra of pyproject.toml that brings it. A test holds the two together."""
 

@@ -1,1 +1,1 @@
-"""Serves a bundle over HTTP: where nothing was ever trained, with the base install alone."""
+"""Serves bundles over HTTP and gRPC, where nothing was ever trained. The base install is enough for HTTP."""

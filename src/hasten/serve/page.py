@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from html import escape
+from urllib.parse import quote
 
 from ..bundle.read import Bundle
 from ..core.signature import TensorSpec
@@ -18,17 +20,17 @@ _TEMPLATE = """<!doctype html>
  @media (prefers-color-scheme: dark) {{ body {{ color: #e6e8ea; background: #15181b }} pre {{ background: #22272c }} }}
 </style></head><body>
 <h1>{name}</h1>
-<p>{about}</p>
+{others}<p>{about}</p>
 <table><tr><th></th><th>name</th><th>type</th><th>shape</th></tr>{rows}</table>
 {form}
 <h2>From a program</h2>
 <pre>{example}</pre>
-<p>Open Inference Protocol: <a href="/v2/models/{name}">/v2/models/{name}</a>, health: <a href="/v2/health/ready">/v2/health/ready</a></p>
+<p>Open Inference Protocol: <a href="/v2/models/{path}">/v2/models/{path}</a>, health: <a href="/v2/health/ready">/v2/health/ready</a></p>
 </body></html>
 """
 
 _FORM = """<h2>Try a picture</h2>
-<form id="try"><input type="file" accept="image/*" name="picture" required> <button>Predict</button></form>
+<form id="try" data-model="{path}"><input type="file" accept="image/*" name="picture" required> <button>Predict</button></form>
 <pre id="answer" hidden></pre>
 <script>
 document.getElementById("try").addEventListener("submit", async (event) => {
@@ -36,24 +38,32 @@ document.getElementById("try").addEventListener("submit", async (event) => {
   const file = event.target.picture.files[0], shown = document.getElementById("answer");
   shown.hidden = false; shown.textContent = "...";
   try {
-    const reply = await fetch("/v1/predict", {method: "POST", body: file, headers: {"content-type": "application/octet-stream"}});
+    const reply = await fetch("/v1/predict?model=" + event.target.dataset.model, {method: "POST", body: file, headers:
+    {"content-type": "application/octet-stream"}});
     shown.textContent = JSON.stringify(await reply.json(), null, 1);
   } catch (error) { shown.textContent = String(error); }
 });
 </script>"""
 
 
-def page(bundle: Bundle) -> str:
-    """The HTML."""
+def page(name: str, bundle: Bundle, names: Sequence[str]) -> str:
+    """The HTML of the model `name`. names: all that are served."""
     signature, pictures = bundle.signature, bundle.manifest.preprocess is not None
     rows = "".join(_row("input", spec) for spec in signature.inputs) + "".join(_row("output", spec) for spec in signature.outputs)
     return _TEMPLATE.format(
-        name=escape(bundle.name),
+        name=escape(name),
+        path=quote(name),
+        others=_others(name, names),
         about=escape(str(bundle.answer.get("reason") or f"Served by {bundle.manifest.runtime.name}.")),
         rows=rows,
-        form=_FORM if pictures else "",
+        form=_FORM.replace("{path}", quote(name)) if pictures else "",
         example=escape(_example(bundle, pictures)),
     )
+
+
+def _others(name: str, names: Sequence[str]) -> str:
+    links = [f'<a href="/?model={quote(other)}">{escape(other)}</a>' for other in names if other != name]
+    return f"<p>Also served: {' · '.join(links)}</p>\n" if links else ""
 
 
 def _row(side: str, spec: TensorSpec) -> str:

@@ -1,50 +1,108 @@
-"""Runs the server of one bundle until it is told to stop."""
+"""Runs the server of some bundles until it is told to stop."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
+import math
+import re
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..bundle.read import Bundle
 from ..core.errors import JobError, NotPossibleHere
+from ..core.need import require
+from ..core.units import parse_duration
+from .models import MAX_QUEUE
 
+if TYPE_CHECKING:
+    import uvicorn
+
+    from .service import Service
+
+NAME = re.compile(r"[A-Za-z0-9._-]+")
 GRACE_SECONDS = 10  # for requests under way at shutdown
 
 
 def serve(
-    path: Path, *, host: str = "127.0.0.1", port: int = 8000, announce: Callable[[str], None] | None = None, log_level: str = "warning"
+    *bundles: Path | str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    grpc_port: int | None = None,
+    slo: str | float | None = None,
+    max_queue: int = MAX_QUEUE,
+    announce: Callable[[str], None] | None = None,
+    log_level: str = "warning",
 ) -> None:
-    """Serve the bundle in `path` until SIGINT or SIGTERM; requests under way are finished first.
+    """Serve `bundles` until SIGINT or SIGTERM; requests under way are finished first.
 
-    port: 0 takes a free one; announce: called with the URL once connections are taken. Every file is checked and the
-    program is loaded before that. Raises BundleError, NotPossibleHere.
+    bundles: folders, or NAME=FOLDER; several of one name are its versions 1, 2, ...; port, grpc_port: 0 takes a free one, and without
+    a grpc_port there is no gRPC; slo: the service objective, from a request's arrival to its answer, in seconds or as "50ms": batches are
+    as large as keeps it, and who cannot be answered in time is refused; max_queue: requests that may wait for one model; announce: called
+    with each address once connections are taken. Every file is checked and every program warmed up before that. Raises JobError,
+    BundleError, NotPossibleHere, MissingExtra.
     """
     import uvicorn
 
     from .app import create_app
 
-    with Bundle.open(path) as bundle:
-        for name in bundle.manifest.files:
-            bundle.file(name)
-        bundle.load()
-        with _listen(host, port) as listening:
+    objective = math.inf if slo is None else parse_duration(slo, field="--slo")
+    if grpc_port is not None:
+        _check_port("--grpc-port", grpc_port)
+        require("grpc", why="by --grpc-port")
+    with contextlib.ExitStack() as opened:
+        named = [_open(text, opened) for text in bundles]
+        with listen(host, port) as listening:
+            app = create_app(*(bundle for _, bundle in named), names=[name for name, _ in named], objective=objective, max_queue=max_queue)
             config = uvicorn.Config(
-                create_app(bundle), log_level=log_level, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_SECONDS
+                app, log_level=log_level, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_SECONDS, lifespan="on"
             )
-            if announce is not None:
-                announce(_url(listening))
-            with _quiet_stop():
-                uvicorn.Server(config).run(sockets=[listening])
+            app.state.service.models.load()  # what goes wrong here is one line, and nobody was told to come
+            server = uvicorn.Server(config)
+            with _quiet_stop(server), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+                runner.run(_run(server, listening, app.state.service, host, grpc_port, announce or (lambda _: None)))
 
 
-def _listen(host: str, port: int) -> socket.socket:
+async def _run(
+    server: uvicorn.Server, listening: socket.socket, service: Service, host: str, grpc_port: int | None, announce: Callable[[str], None]
+) -> None:
+    async with contextlib.AsyncExitStack() as also:
+        addresses = [_url(listening)]
+        if grpc_port is not None:
+            from .grpc_server import running
+
+            port = await also.enter_async_context(running(service, host, grpc_port, grace=GRACE_SECONDS))
+            addresses.append(f"grpc://{_address(host, port)}")
+        for address in addresses:
+            announce(address)
+        await server.serve(sockets=[listening])
+
+
+def _open(text: Path | str, opened: contextlib.ExitStack) -> tuple[str, Bundle]:
+    """The bundle of one argument, checked, with its name."""
+    name, equals, folder = str(text).partition("=")
+    named = bool(equals) and not Path(text).exists()
+    bundle = opened.enter_context(Bundle.open(folder if named else text))
+    if named and not NAME.fullmatch(name):
+        raise JobError("name", "must be letters, digits, dots, dashes or underscores", got=name)
+    for file in bundle.manifest.files:
+        bundle.file(file)
+    return name if named else bundle.name, bundle
+
+
+def _check_port(field: str, port: int) -> None:
     if not 0 <= port <= 65535:
-        raise JobError("--port", "must be from 0 (any free one) to 65535", got=port)
+        raise JobError(field, "must be from 0 (any free one) to 65535", got=port)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections. port: 0 takes a free one. Raises JobError, NotPossibleHere."""
+    _check_port("--port", port)
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except OSError as error:
@@ -64,16 +122,24 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _url(listening: socket.socket) -> str:
     host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{_address(host, port)}"
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @contextlib.contextmanager
-def _quiet_stop() -> Iterator[None]:
-    """uvicorn raises the signal that stopped it once more when it is done: to be told to stop is no failure."""
+def _quiet_stop(server: uvicorn.Server) -> Iterator[None]:
+    """A signal stops the server, also before uvicorn listens to signals. Afterwards uvicorn raises it once more: that is no failure."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {kind: signal.signal(kind, lambda *_: None) for kind in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    before = {kind: signal.signal(kind, stop) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

@@ -1,0 +1,253 @@
+"""Requests wait here, share calls of the program, and get their own part of the answer. No HTTP.
+
+One thread calls the program, one call at a time, and takes the next batch itself, so that the program does not wait for the event
+loop between calls. Nobody polls: a request wakes the thread, the end of a call wakes the request. `schedule.py` says who is next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..core.errors import HastenError, Overloaded
+from ..core.seams import Arrays
+from .meter import Meter
+from .schedule import Priority, Schedule, Ticket, Turn
+
+Outputs = dict[str, np.ndarray]
+
+_LANES = 2  # parts of one large request at a time: one is computed and one is next, and the queue stays free for others
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Waiting:
+    """What a ticket carries: the tensors, and who waits for the outputs."""
+
+    inputs: Arrays
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Outputs]
+    arrived: float
+
+
+class Batcher:
+    """Answers requests by calling `run`, as many together as pay. `start` it first, `drain` it at the end.
+
+    run: tensors by name [N, ...] -> outputs by name [N, ...], called on one thread of the batcher's own; shares: whether requests
+    may share a call, the first axis of every tensor being samples; clock: seconds, as deadlines count them.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Arrays], Outputs],
+        schedule: Schedule,
+        *,
+        shares: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        meter: Meter | None = None,
+    ) -> None:
+        self._run, self._schedule, self._shares, self._clock = run, schedule, shares, clock
+        self._meter = meter or Meter()
+        self._changed = threading.Condition()  # guards the schedule and _stopping
+        self._stopping = False
+        self._taken = 0  # requests that are not answered yet
+        self._draining = False  # nobody is taken any more
+        self._drained = asyncio.Event()
+        self._thread = threading.Thread(target=self._work, name="hasten-program", daemon=True)
+
+    def __len__(self) -> int:
+        """Requests that wait."""
+        return len(self._schedule)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    async def drain(self) -> None:
+        """Take no more, answer everybody who was taken, and let the thread end."""
+        self._draining = True
+        if self._taken:
+            await self._drained.wait()
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        await asyncio.to_thread(self._thread.join)
+
+    async def submit(self, inputs: Arrays, *, deadline: float = math.inf, priority: Priority = Priority.INTERACTIVE) -> Outputs:
+        """The outputs for `inputs`, checked tensors by name. More samples than one call should hold are several calls.
+
+        deadline: on the batcher's clock; the answer is there by then, or Overloaded is raised, mostly at once. A submit that is
+        cancelled leaves the queue. Raises what `run` raised for these inputs, Overloaded, QueueFull.
+        """
+        if self._draining:
+            raise Overloaded("comes while the server stops", retry_after_seconds=1.0)
+        self._taken += 1
+        try:
+            return await self._answer(inputs, deadline, priority)
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """One request less; the last one ends a drain."""
+        self._taken -= 1
+        if self._draining and not self._taken:
+            self._drained.set()
+
+    async def _answer(self, inputs: Arrays, deadline: float, priority: Priority) -> Outputs:
+        """The outputs for `inputs`, in as many calls as it takes."""
+        size = _samples(inputs) if self._shares else 1
+        with self._changed:
+            most = self._schedule.best_batch
+        if size <= most:
+            return await self._one(inputs, size, deadline, priority)
+        starts, answers = iter(range(0, size, most)), dict[int, Outputs]()
+
+        async def lane() -> None:
+            for at in starts:
+                part = {name: array[at : at + most] for name, array in inputs.items()}
+                following = max(0, size - at - most)
+                answers[at] = await self._one(part, _samples(part), deadline, priority, following=following)
+
+        lanes = [asyncio.ensure_future(lane()) for _ in range(_LANES)]
+        try:
+            await asyncio.gather(*lanes)
+        finally:
+            for task in lanes:  # where one part is refused, the other leaves the queue
+                task.cancel()
+        return {name: np.concatenate([answers[at][name] for at in sorted(answers)]) for name in answers[0]}
+
+    async def _one(self, inputs: Arrays, size: int, deadline: float, priority: Priority, following: int = 0) -> Outputs:
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(inputs=inputs, loop=loop, future=loop.create_future(), arrived=self._clock())
+        ticket = Ticket(
+            size=size,
+            shape=tuple((name, array.shape[1:] if self._shares else array.shape) for name, array in inputs.items()),
+            elements=sum(array.size for array in inputs.values()) // size,
+            following=following,
+            deadline=deadline,
+            priority=priority,
+            alone=not self._shares,
+            payload=waiting,
+        )
+        self._admit(ticket, waiting.arrived)
+        try:
+            return await waiting.future
+        except asyncio.CancelledError:
+            with self._changed:
+                if self._schedule.cancel(ticket):
+                    self._meter.cancelled()
+            raise
+
+    def _admit(self, ticket: Ticket, now: float) -> None:
+        try:
+            with self._changed:
+                self._schedule.admit(ticket, now)
+                self._changed.notify()
+        except Overloaded as error:
+            self._meter.refused(error)
+            raise
+
+    def _work(self) -> None:
+        """The thread: the next turn, its call, and again."""
+        while (turn := self._next()) is not None:
+            if turn.refused:
+                self._refuse(turn.refused)
+            if turn.batch:
+                self._call(turn)
+
+    def _next(self) -> Turn | None:
+        """What there is to do; None when it is time to end."""
+        with self._changed:
+            while True:
+                turn = self._schedule.next(self._clock())
+                if turn.batch or turn.refused:
+                    return turn
+                if self._stopping:
+                    return None
+                self._changed.wait()
+
+    def _call(self, turn: Turn) -> None:
+        waiting: list[_Waiting] = [ticket.payload for ticket in turn.batch]
+        began = self._clock()
+        try:
+            answers = _split(self._run(_join(waiting)), turn.batch)
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who asked must hear it, and the thread must live
+            self._failed(turn, error)
+            return
+        ended = self._clock()
+        with self._changed:
+            self._schedule.finished(ended)
+        late = sum(ended > ticket.deadline for ticket in turn.batch)
+        self._meter.call(size=turn.size, waited=[began - w.arrived for w in waiting], seconds=ended - began, late=late)
+        _deliver(zip(waiting, answers, strict=True))
+
+    def _failed(self, turn: Turn, error: Exception) -> None:
+        """The only one of a call hears of its failure; of several, each is tried alone, so that one bad request harms no other."""
+        if len(turn.batch) == 1:
+            with self._changed:
+                self._schedule.finished(self._clock(), well=False)
+            self._meter.failed()
+            _deliver([(turn.batch[0].payload, error)])
+            return
+        with self._changed:
+            self._schedule.finished(self._clock(), well=False)
+            for ticket in turn.batch:
+                if not ticket.payload.future.done():
+                    self._schedule.put_back(ticket)
+
+    def _refuse(self, tickets: Sequence[Ticket]) -> None:
+        errors = [Overloaded("could not be answered by its deadline", retry_after_seconds=1.0) for _ in tickets]
+        for error in errors:
+            self._meter.refused(error)
+        _deliver((ticket.payload, error) for ticket, error in zip(tickets, errors, strict=True))
+
+
+def _samples(inputs: Arrays) -> int:
+    return len(next(iter(inputs.values())))
+
+
+def _join(waiting: Sequence[_Waiting]) -> Arrays:
+    """The tensors of one call. Those of a request that is alone are taken as they are."""
+    if len(waiting) == 1:
+        return waiting[0].inputs
+    return {name: np.concatenate([w.inputs[name] for w in waiting]) for name in waiting[0].inputs}
+
+
+def _split(outputs: Outputs, tickets: Sequence[Ticket]) -> list[Outputs]:
+    """What belongs to each ticket. Raises HastenError where outputs are not one row a sample."""
+    if len(tickets) == 1:
+        return [outputs]
+    total = sum(ticket.size for ticket in tickets)
+    for name, array in outputs.items():
+        if array.shape[:1] != (total,):
+            raise HastenError(f"output {name!r}", f"must hold one row for each of {total} samples", got=array.shape)
+    ends = list(itertools.accumulate(ticket.size for ticket in tickets))
+    starts = [0, *ends[:-1]]
+    return [{name: array[start:end] for name, array in outputs.items()} for start, end in zip(starts, ends, strict=True)]
+
+
+def _deliver(answers: Iterable[tuple[_Waiting, Outputs | Exception]]) -> None:
+    """Wake those who wait, each on his own event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Outputs], Outputs | Exception]]] = {}
+    for waiting, answer in answers:
+        by_loop.setdefault(waiting.loop, []).append((waiting.future, answer))
+    for loop, ready in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits there any more
+            loop.call_soon_threadsafe(_resolve, ready)
+
+
+def _resolve(ready: Sequence[tuple[asyncio.Future[Outputs], Outputs | Exception]]) -> None:
+    for future, answer in ready:
+        if future.done():  # cancelled in the meantime
+            continue
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)

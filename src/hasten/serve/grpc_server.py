@@ -1,0 +1,225 @@
+"""Open Inference Protocol v2 over gRPC, on the same models, queues and limits as over HTTP.
+
+NOT_FOUND: no such model; INVALID_ARGUMENT: the request is wrong; RESOURCE_EXHAUSTED: the queue is full; UNAVAILABLE: it cannot be
+answered in time, with retry-after (seconds) in the trailing metadata; INTERNAL: the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .._version import __version__
+from ..core.errors import DataError, HastenError, NotPossibleHere, Overloaded, QueueFull, UnknownModel
+from ..core.need import need
+from ..core.signature import Signature, TensorSpec
+from . import codec, messages
+from .infer import read_options
+from .models import Wish
+from .oip import EXTENSIONS, metadata
+from .service import Service, now
+
+_STATUS_OF = {
+    UnknownModel: "NOT_FOUND",
+    DataError: "INVALID_ARGUMENT",
+    QueueFull: "RESOURCE_EXHAUSTED",
+    Overloaded: "UNAVAILABLE",
+    HastenError: "INTERNAL",
+}
+_FIELD_OF = {
+    "BOOL": "bool_contents",
+    **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
+    "INT64": "int64_contents",
+    **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+}
+"""Where numbers lie that are not sent as bytes. FP16 has no place there."""
+
+_IN_FLIGHT = 64  # requests of one stream that are worked on at once
+_log = logging.getLogger(__name__)
+
+
+@contextlib.asynccontextmanager
+async def running(service: Service, host: str, port: int, *, grace: float) -> AsyncIterator[int]:
+    """A gRPC server on `host`, as long as this lasts; its port. grace: seconds for calls under way at the end.
+
+    Raises NotPossibleHere, MissingExtra.
+    """
+    aio = need("grpc.aio", why="to speak gRPC")
+    limit = service.limits.body_bytes
+    options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", limit), ("grpc.max_send_message_length", -1)]
+    server = aio.server(options=options)
+    server.add_generic_rpc_handlers((_handlers(_Rpc(service=service)),))
+    try:
+        bound = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    except RuntimeError:
+        raise NotPossibleHere(
+            "--grpc-port", f"{port} cannot be listened on at {host}", hint="Name another one; 0 takes any free one"
+        ) from None
+    await server.start()
+    try:
+        yield bound
+    finally:
+        await server.stop(grace)
+
+
+def _handlers(rpc: _Rpc) -> Any:
+    grpc = need("grpc", why="to speak gRPC")
+    handlers = {}
+    for name, (request, response) in messages.methods().items():
+        streams = name == "ModelStreamInfer"
+        make = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+        behaviour = rpc.stream if streams else _guarded(getattr(rpc, _snake(name)))
+        handlers[name] = make(behaviour, request_deserializer=request.FromString, response_serializer=response.SerializeToString)
+    return grpc.method_handlers_generic_handler(messages.SERVICE, handlers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rpc:
+    """The methods. Requests and answers are messages of oip.proto."""
+
+    service: Service
+
+    async def server_live(self, request: Any, context: Any) -> Any:
+        return messages.message("ServerLiveResponse")(live=True)
+
+    async def server_ready(self, request: Any, context: Any) -> Any:
+        return messages.message("ServerReadyResponse")(ready=self.service.models.ready)
+
+    async def model_ready(self, request: Any, context: Any) -> Any:
+        """A model that is not there is not ready: that is an answer, no error."""
+        ready = False
+        with contextlib.suppress(UnknownModel):
+            ready = self.service.models.get(request.name, request.version).ready
+        return messages.message("ModelReadyResponse")(ready=ready)
+
+    async def server_metadata(self, request: Any, context: Any) -> Any:
+        return messages.message("ServerMetadataResponse")(name="hasten", version=__version__, extensions=EXTENSIONS)
+
+    async def model_metadata(self, request: Any, context: Any) -> Any:
+        model = self.service.models.get(request.name, request.version)
+        return messages.message("ModelMetadataResponse")(**metadata(model, self.service.models.versions(model.name)))
+
+    async def model_infer(self, request: Any, context: Any) -> Any:
+        arrived = now()
+        model = self.service.models.get(request.model_name, request.model_version)
+        timeout, priority = read_options(_parameters(request.parameters))
+        remaining = context.time_remaining()
+        wish = Wish(arrived=arrived, timeout=min(timeout, math.inf if remaining is None else remaining), priority=priority)
+        wanted = _wanted(request, model.bundle.signature)
+        with self.service.hold(request.ByteSize()):
+            tensors = model.bundle.prepare_tensors(_tensors(request, model.bundle.signature))
+            outputs = await model.infer(tensors, wish)
+        answer = messages.message("ModelInferResponse")(model_name=model.name, model_version=model.version, id=request.id)
+        for name in wanted:
+            array = outputs[name]
+            answer.outputs.add(name=name, datatype=codec.datatype(str(array.dtype)), shape=array.shape)
+            answer.raw_output_contents.append(codec.to_raw(array))
+        return answer
+
+    async def stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        """Each request's answer, in their order. They are worked on together, so that they can share calls."""
+        pending: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(_IN_FLIGHT)
+
+        async def read() -> None:
+            try:
+                async for request in requests:
+                    await pending.put(asyncio.create_task(self._part(request, context)))
+            finally:
+                await pending.put(None)
+
+        reader = asyncio.create_task(read())
+        task: asyncio.Task[Any] | None = None
+        try:
+            while (task := await pending.get()) is not None:
+                yield await task
+        finally:
+            for unfinished in (reader, task, *(pending.get_nowait() for _ in range(pending.qsize()))):
+                if unfinished is not None:
+                    unfinished.cancel()
+
+    async def _part(self, request: Any, context: Any) -> Any:
+        """The answer to one request of a stream, where an error is a message and ends nothing."""
+        answer = messages.message("ModelStreamInferResponse")()
+        try:
+            answer.infer_response.CopyFrom(await self.model_infer(request, context))
+        except Exception as error:  # noqa: BLE001 - told to whoever asked
+            _, answer.error_message, _ = _told(error)
+            answer.infer_response.id = request.id
+        return answer
+
+
+def _guarded(method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+    """A method whose errors become statuses."""
+
+    async def guarded(request: Any, context: Any) -> Any:
+        try:
+            return await method(request, context)
+        except Exception as error:  # noqa: BLE001 - told to whoever asked
+            status, text, trailing = _told(error)
+        return await context.abort(getattr(need("grpc").StatusCode, status), text, trailing)
+
+    return guarded
+
+
+def _told(error: Exception) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+    """The status, the text and the trailing metadata of an error: the one place where they are chosen. What is not ours is logged."""
+    if not isinstance(error, HastenError):
+        _log.error("a gRPC call failed", exc_info=error)
+        return "INTERNAL", f"internal error ({type(error).__name__})", ()
+    status = next(status for kind, status in _STATUS_OF.items() if isinstance(error, kind))
+    later = (("retry-after", str(math.ceil(error.retry_after_seconds))),) if isinstance(error, Overloaded) else ()
+    return status, str(error), later
+
+
+def _tensors(request: Any, signature: Signature) -> dict[str, np.ndarray]:
+    specs = {spec.name: spec for spec in signature.inputs}
+    raws = request.raw_input_contents
+    if raws and len(raws) != len(request.inputs):
+        raise DataError("raw_input_contents", f"must hold all {len(request.inputs)} inputs or none", got=len(raws))
+    tensors: dict[str, np.ndarray] = {}
+    for k, entry in enumerate(request.inputs):
+        field = f"input {entry.name!r}"
+        if entry.name not in specs:
+            raise DataError(field, "must be one of the model's inputs " + ", ".join(specs))
+        if entry.name in tensors:
+            raise DataError(field, "must be given once")
+        read_options(_parameters(entry.parameters))
+        spec = specs[entry.name]
+        codec.check_datatype(field, spec, entry.datatype)
+        shape = codec.check_shape(field, list(entry.shape))
+        tensors[entry.name] = codec.from_raw(field, raws[k], spec, shape) if raws else _from_contents(field, entry, spec, shape)
+    return tensors
+
+
+def _from_contents(field: str, entry: Any, spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
+    where = _FIELD_OF.get(entry.datatype)
+    if where is None:
+        raise DataError(f"{field} data", f"must be bytes in raw_input_contents for {entry.datatype}")
+    return codec.from_flat(field, list(getattr(entry.contents, where)), spec, shape)
+
+
+def _wanted(request: Any, signature: Signature) -> list[str]:
+    known = [spec.name for spec in signature.outputs]
+    for entry in request.outputs:
+        if entry.name not in known:
+            raise DataError(f"output {entry.name!r}", "must be one of the model's outputs " + ", ".join(known))
+        read_options(_parameters(entry.parameters))
+    return [entry.name for entry in request.outputs] or known
+
+
+def _parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: getattr(value, value.WhichOneof("parameter_choice") or "", None) for name, value in parameters.items()}
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")

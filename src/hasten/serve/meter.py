@@ -1,0 +1,26 @@
+"""What is told while requests are answered. This one forgets it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..core.errors import Overloaded
+
+
+class Meter:
+    """Told about one model. Methods are called on the program's thread and on the event loop's; they are quick and raise nothing."""
+
+    def call(self, *, size: int, waited: Sequence[float], seconds: float, late: int) -> None:
+        """A call went well. size: its samples; waited: seconds in the queue of each of its requests; late: how many were late."""
+
+    def stage(self, name: str, seconds: float) -> None:
+        """A request was decoded or its answer encoded. name: decode, encode."""
+
+    def refused(self, error: Overloaded) -> None:
+        """A request was refused."""
+
+    def failed(self) -> None:
+        """A request's call failed."""
+
+    def cancelled(self) -> None:
+        """A request went away while it waited."""

@@ -1,0 +1,73 @@
+"""What Prometheus reads at /metrics. Needs the extra `serve`; without it nothing is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..core.errors import Overloaded, QueueFull
+from ..core.need import need
+from .meter import Meter
+
+_SECONDS = tuple(base * 10.0**power for power in range(-4, 1) for base in (1.0, 2.5, 5.0))
+_SIZES = tuple(float(2**k) for k in range(8))
+
+
+class Metrics:
+    """The registry of one server: nothing of it is global."""
+
+    def __init__(self) -> None:
+        client = need("prometheus_client", why="for /metrics")
+        self._client, self._registry = client, client.CollectorRegistry()
+        labels = ("model", "version")
+
+        def histogram(name: str, what: str, buckets: Sequence[float], *more: str) -> Any:
+            return client.Histogram(f"hasten_{name}", what, (*labels, *more), buckets=buckets, registry=self._registry)
+
+        self.requests = client.Counter("hasten_requests", "Requests by how they ended", (*labels, "outcome"), registry=self._registry)
+        self.queue = histogram("queue_seconds", "Time of a request in the queue", _SECONDS)
+        self.calls = histogram("call_seconds", "Time of a call of the program", _SECONDS)
+        self.sizes = histogram("batch_size", "Samples in a call", _SIZES)
+        self.stages = histogram("stage_seconds", "Time to decode a request and to encode its answer", _SECONDS, "stage")
+        self.misses = client.Counter("hasten_slo_misses", "Answers that came after their deadline", labels, registry=self._registry)
+        self.waiting = client.Gauge("hasten_queue_length", "Requests that wait", labels, registry=self._registry)
+        self.objective = client.Gauge("hasten_slo_seconds", "The service objective; +Inf: none", labels, registry=self._registry)
+
+    def meter(self, model: str, version: str, *, objective: float, waiting: Callable[[], int]) -> Meter:
+        """Where one model's numbers go. waiting: how many requests wait, asked when Prometheus asks."""
+        self.objective.labels(model, version).set(objective)
+        self.waiting.labels(model, version).set_function(waiting)
+        return _ModelMeter(self, model, version)
+
+    def text(self) -> tuple[bytes, str]:
+        """What /metrics answers, and its media type."""
+        return self._client.generate_latest(self._registry), self._client.CONTENT_TYPE_LATEST
+
+
+class _ModelMeter(Meter):
+    def __init__(self, metrics: Metrics, model: str, version: str) -> None:
+        outcomes = ("answered", "queue_full", "refused", "failed", "cancelled")
+        self._ended = {outcome: metrics.requests.labels(model, version, outcome) for outcome in outcomes}
+        self._stages = {stage: metrics.stages.labels(model, version, stage) for stage in ("decode", "encode")}
+        kinds = (metrics.queue, metrics.calls, metrics.sizes, metrics.misses)
+        self._queue, self._calls, self._sizes, self._misses = (kind.labels(model, version) for kind in kinds)
+
+    def call(self, *, size: int, waited: Sequence[float], seconds: float, late: int) -> None:
+        self._calls.observe(seconds)
+        self._sizes.observe(size)
+        for one in waited:
+            self._queue.observe(one)
+        self._ended["answered"].inc(len(waited))
+        self._misses.inc(late)
+
+    def stage(self, name: str, seconds: float) -> None:
+        self._stages[name].observe(seconds)
+
+    def refused(self, error: Overloaded) -> None:
+        self._ended["queue_full" if isinstance(error, QueueFull) else "refused"].inc()
+
+    def failed(self) -> None:
+        self._ended["failed"].inc()
+
+    def cancelled(self) -> None:
+        self._ended["cancelled"].inc()

@@ -1,0 +1,161 @@
+"""The models that one process serves, by name and version. No HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..bundle.read import Bundle
+from ..core.errors import DataError, Overloaded, UnknownModel
+from . import warmup
+from .batcher import Batcher, Outputs
+from .meter import Meter
+from .metrics import Metrics
+from .schedule import Priority, Schedule
+
+MAX_QUEUE = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """When a request came, and what it wants of the queue. arrived: time.monotonic(); timeout: seconds that its sender waits."""
+
+    arrived: float
+    timeout: float = math.inf
+    priority: Priority = Priority.INTERACTIVE
+
+
+class Model:
+    """One version of one model. `load` it before it is asked, `close` it at the end.
+
+    objective: seconds from arrival to answer, or infinity; max_queue: requests of one class that may wait.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        bundle: Bundle,
+        *,
+        objective: float = math.inf,
+        max_queue: int = MAX_QUEUE,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self.name, self.version, self.bundle = name, version, bundle
+        self.objective, self._max_queue = objective, max_queue
+        self._batcher: Batcher | None = None
+        self.meter = Meter() if metrics is None else metrics.meter(name, version, objective=objective, waiting=lambda: self.waiting)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it answers."""
+        return self._batcher is not None
+
+    @property
+    def waiting(self) -> int:
+        """Requests in line."""
+        return len(self._batcher) if self._batcher is not None else 0
+
+    @property
+    def platform(self) -> str:
+        return f"hasten_{self.bundle.manifest.runtime.name}"
+
+    def load(self) -> None:
+        """Load the program, warm it up, begin to answer. Raises BundleError, NotPossibleHere, MissingExtra."""
+        self.bundle.load()
+        curve = warmup.warm_up(self.bundle, objective=self.objective)
+        golden = self.bundle.golden.tensors
+        shares = warmup.shares(self.bundle)
+        elements = warmup.elements(golden, len(next(iter(golden.values()))) if shares else 1)
+        schedule = Schedule(curve, objective=self.objective, max_queue=self._max_queue, elements=elements)
+        batcher = Batcher(self.bundle.run, schedule, shares=shares, meter=self.meter)
+        batcher.start()
+        self._batcher = batcher
+
+    async def infer(self, tensors: Mapping[str, np.ndarray], wish: Wish) -> Outputs:
+        """The outputs for tensors that `bundle.prepare` or `prepare_tensors` checked. Raises Overloaded, QueueFull, HastenError."""
+        if self._batcher is None:
+            raise Overloaded("comes before the model is ready", retry_after_seconds=1.0)
+        return await self._batcher.submit(tensors, deadline=self.deadline(wish), priority=wish.priority)
+
+    def deadline(self, wish: Wish) -> float:
+        """When the answer is due. Bulk requests have no objective but their own."""
+        objective = self.objective if wish.priority is Priority.INTERACTIVE else math.inf
+        return wish.arrived + min(objective, wish.timeout)
+
+    def check_time(self, wish: Wish, at: float) -> None:
+        """Raises Overloaded where `at`, when the request is or will be decoded, is past its deadline: the rest is work for nothing."""
+        late = at - self.deadline(wish)
+        if late > 0:
+            self.meter.refused(error := Overloaded("cannot be decoded by its deadline", retry_after_seconds=late))
+            raise error
+
+    async def close(self) -> None:
+        """Answer who was taken, then let the program go."""
+        if self._batcher is not None:
+            await self._batcher.drain()
+            self._batcher = None
+        await asyncio.to_thread(self.bundle.close)
+
+
+class Models:
+    """Models by name, each with at least one version; the newest is the one with the highest number."""
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        self._models: dict[str, dict[str, Model]] = {}
+        for model in models:
+            self._models.setdefault(model.name, {})[model.version] = model
+
+    @classmethod
+    def of(cls, bundles: Sequence[tuple[str, Bundle]], make: Callable[[str, str, Bundle], Model]) -> Models:
+        """Bundles with their names. Several of one name are its versions 1, 2, ... in this order."""
+        counts: dict[str, int] = {}
+        made = []
+        for name, bundle in bundles:
+            counts[name] = counts.get(name, 0) + 1
+            made.append(make(name, str(counts[name]), bundle))
+        return cls(made)
+
+    def __iter__(self) -> Iterator[Model]:
+        return (model for versions in self._models.values() for model in versions.values())
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._models)
+
+    def versions(self, name: str) -> list[str]:
+        """The versions of `name`. Raises UnknownModel."""
+        if name not in self._models:
+            raise UnknownModel("model", f"must be one of {', '.join(self._models)}", got=name)
+        return list(self._models[name])
+
+    def get(self, name: str, version: str | None = None) -> Model:
+        """That version of `name`, or its newest. Raises UnknownModel."""
+        known = self.versions(name)
+        if version and version not in known:
+            raise UnknownModel(f"version of {name}", f"must be one of {', '.join(known)}", got=version)
+        return self._models[name][version or known[-1]]
+
+    def only(self, name: str | None) -> Model:
+        """The newest version of `name`, which may be left out where there is one model. Raises UnknownModel, DataError."""
+        if not name and len(self._models) > 1:
+            raise DataError("model", f"must be named: one of {', '.join(self._models)}")
+        return self.get(name or next(iter(self._models)))
+
+    @property
+    def ready(self) -> bool:
+        """Whether all of them answer."""
+        return all(model.ready for model in self)
+
+    def load(self) -> None:
+        """Load those that are not ready, one after the other: each is timed while the others are idle. Raises what `Model.load` raises."""
+        for model in self:
+            if not model.ready:
+                model.load()
+
+    async def close(self) -> None:
+        await asyncio.gather(*(model.close() for model in self))

@@ -1,0 +1,49 @@
+"""Errors as answers: one place for all HTTP routes. Below /api they are problem details (RFC 9457), elsewhere {"error": "one line"}."""
+
+from __future__ import annotations
+
+import http
+import json
+import math
+from collections.abc import Mapping
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..core.errors import DataError, HastenError, MissingExtra, Overloaded, QueueFull, UnknownModel
+
+STATUS_OF = {UnknownModel: 404, DataError: 400, QueueFull: 429, Overloaded: 503, MissingExtra: 501, HastenError: 500}
+"""The HTTP status of an error of ours: bad data are the caller's fault, too much is nobody's, the rest is ours."""
+
+
+async def our_error(request: Request, error: Exception) -> Response:
+    """An error of hasten's own."""
+    status = next(status for kind, status in STATUS_OF.items() if isinstance(error, kind))
+    headers = {"Retry-After": str(math.ceil(error.retry_after_seconds))} if isinstance(error, Overloaded) else {}
+    return _answer(request, status, str(error), headers)
+
+
+async def http_error(request: Request, error: Exception) -> Response:
+    """What the routes and Starlette itself raise."""
+    assert isinstance(error, HTTPException)
+    return _answer(request, error.status_code, error.detail, error.headers)
+
+
+async def client_gone(request: Request, error: Exception) -> Response:
+    """Nobody reads this; it ends the exchange."""
+    return _answer(request, 400, "the client went away")
+
+
+async def unexpected(request: Request, error: Exception) -> Response:
+    """Anything else. Starlette raises it again after this answer, so that the server's log has the traceback and the client has not."""
+    return _answer(request, 500, f"internal error ({type(error).__name__})")
+
+
+def _answer(request: Request, status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
+    content: dict[str, object] = {"error": text}
+    kind = "application/json"
+    if request.url.path.startswith("/api/"):
+        content = {"type": "about:blank", "title": http.HTTPStatus(status).phrase, "status": status, "detail": text}
+        kind = "application/problem+json"
+    return Response(json.dumps(content, separators=(",", ":")), status_code=status, headers=headers, media_type=kind)

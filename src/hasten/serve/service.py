@@ -1,0 +1,178 @@
+"""What every HTTP route shares: bodies within bounds, work off the event loop, and answers while somebody waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from anyio import CapacityLimiter, to_thread
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+
+from ..core.errors import QueueFull
+from ..core.machine import usable_cores
+from .batcher import Outputs
+from .metrics import Metrics
+from .models import Model, Models, Wish
+
+T = TypeVar("T")
+
+SMALL_BYTES = 16_384
+"""What is not larger is decoded and encoded on the event loop: handing it to a thread would take longer."""
+
+_DECODE_RATE = 0.1  # the weight of the newest picture in the average
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one server takes. body_bytes: of one request, also after decompression; held_bytes: of all bodies that are not yet answered."""
+
+    body_bytes: int = 32_000_000
+    held_bytes: int = 512_000_000
+
+
+@dataclass(kw_only=True)
+class Service:
+    """Shared by all routes."""
+
+    models: Models
+    metrics: Metrics | None = None
+    limits: Limits = field(default_factory=Limits)
+    # Decoding is bounded: each picture may take MAX_PIXELS * 3 bytes.
+    pool: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(usable_cores()))
+    held: int = 0
+    decode_seconds: float = 0.0  # of one picture, a moving average
+
+    @contextlib.asynccontextmanager
+    async def body(self, request: Request) -> AsyncIterator[bytes]:
+        """The whole body, counted as held while it is worked on. Reading stops where it passes the limit.
+
+        Raises HTTPException, QueueFull, ClientDisconnect.
+        """
+        limit = self.limits.body_bytes
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > limit:
+            raise _too_large(limit)
+        with self.hold() as hold:
+            chunks = []
+            async for chunk in request.stream():
+                chunks.append(chunk)
+                if hold(len(chunk)) > limit:
+                    raise _too_large(limit)
+            body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            if not body:
+                raise HTTPException(400, "the body must not be empty")
+            encoding = request.headers.get("content-encoding", "")
+            if encoding not in ("", "identity"):
+                body = await to_thread.run_sync(_unpacked, body, encoding, limit, limiter=self.pool)
+                hold(len(body))
+            yield body
+
+    @contextlib.contextmanager
+    def hold(self, size: int = 0) -> Iterator[Callable[[int], int]]:
+        """Count `size` bytes as held while this lasts, and those that the function which it gives is called with: it answers how many
+        they are together. Raises QueueFull where all requests hold too many."""
+        mine = 0
+
+        def more(count: int) -> int:
+            nonlocal mine
+            mine += count
+            self.held += count
+            if self.held > self.limits.held_bytes:
+                raise QueueFull(f"{self.held} bytes of requests are held already", retry_after_seconds=1.0)
+            return mine
+
+        try:
+            more(size)
+            yield more
+        finally:
+            self.held -= mine
+
+    async def decode(self, model: Model, wish: Wish, function: Callable[[], T], *, size: int | None = None) -> T:
+        """`function()`, which makes tensors of `size` bytes: in a thread unless that is little. None: always in a thread, as for pictures.
+
+        Raises Overloaded where it will be too late when a thread has done it, or is too late already when one is free.
+        """
+        model.check_time(wish, self._decoded() if size is None else now())
+
+        def checked() -> T:
+            began = now()
+            model.check_time(wish, began)
+            try:
+                return function()
+            finally:
+                self.decode_seconds += _DECODE_RATE * (now() - began - self.decode_seconds)
+
+        return await self._timed(model, "decode", checked if size is None else function, size)
+
+    def _decoded(self) -> float:
+        """When a picture that came now would be decoded, those that wait for a thread first. An idle pool tries any: it has to learn."""
+        pool = self.pool.statistics()
+        turns = 1 + pool.tasks_waiting / pool.total_tokens if pool.borrowed_tokens else 0.0
+        return now() + turns * self.decode_seconds
+
+    async def encode(self, model: Model, size: int, function: Callable[[], T]) -> T:
+        """`function()`, which makes an answer of `size` bytes of numbers: in a thread unless that is little."""
+        return await self._timed(model, "encode", function, size)
+
+    async def _timed(self, model: Model, stage: str, function: Callable[[], T], size: int | None) -> T:
+        began = now()
+        try:
+            if size is not None and size <= SMALL_BYTES:
+                return function()
+            return await to_thread.run_sync(function, limiter=self.pool)
+        finally:
+            model.meter.stage(stage, now() - began)
+
+    async def infer(self, request: Request, model: Model, tensors: Mapping[str, np.ndarray], wish: Wish) -> Outputs:
+        """The model's outputs. Where the client goes away before, the request leaves the queue.
+
+        Raises ClientDisconnect, Overloaded, HastenError.
+        """
+        answer = asyncio.ensure_future(model.infer(tensors, wish))
+        gone = asyncio.ensure_future(_gone(request))
+        try:
+            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise ClientDisconnect
+            return answer.result()
+        finally:
+            answer.cancel()
+            gone.cancel()
+
+
+def now() -> float:
+    """When a request came, as deadlines count."""
+    return time.monotonic()
+
+
+async def _gone(request: Request) -> None:
+    """Until the client has closed its connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _unpacked(body: bytes, encoding: str, limit: int) -> bytes:
+    """`body` without its compression."""
+    if encoding not in ("gzip", "deflate"):
+        raise HTTPException(415, "content-encoding must be gzip, deflate or identity")
+    unpack = zlib.decompressobj(zlib.MAX_WBITS | 32)  # either of them, told by its head
+    try:
+        plain = unpack.decompress(body, limit + 1)
+    except zlib.error:
+        raise HTTPException(400, f"the body is no {encoding}") from None
+    if len(plain) > limit:
+        raise _too_large(limit)
+    if not unpack.eof:
+        raise HTTPException(400, f"the body is only the beginning of {encoding}")
+    return plain
+
+
+def _too_large(limit: int) -> HTTPException:
+    return HTTPException(413, f"the body must have at most {limit} bytes")

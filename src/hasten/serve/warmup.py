@@ -1,0 +1,100 @@
+"""A model before its first request: called at every batch size that may be used, so that it is warm and its times are known."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from ..bundle.arrays import free_batch
+from ..bundle.read import Bundle
+from ..core.errors import NotPossibleHere
+from ..core.machine import this_machine
+from ..core.seams import Arrays
+from ..core.units import format_seconds
+from .curve import Curve
+
+MAX_BATCH = 64
+LONGEST_CALL_SECONDS = 1.0  # without an objective: nobody waits longer than this for the sake of company
+
+_GAIN = 1.03  # a doubling of the batch that brings less than 3 % is none; after two of them larger ones are not tried
+
+
+def shares(bundle: Bundle) -> bool:
+    """Whether requests may share a call: every tensor's first axis is samples, and a sample's result does not depend on its company."""
+    signature = free_batch(bundle.signature)
+    free = all(spec.shape and spec.shape[0] is None for spec in (*signature.inputs, *signature.outputs))
+    return free and "batch-dependent" not in bundle.manifest.candidate["facts"]
+
+
+def warm_up(bundle: Bundle, *, objective: float, clock: Callable[[], float] = time.monotonic) -> Curve:
+    """The curve of `bundle`, whose program is loaded: of its golden inputs, one call of each power of two after one that is not timed.
+
+    Where the bundle was certified on this machine, what was measured then counts instead: it is the median of many calls.
+    objective: seconds, or infinity. Raises NotPossibleHere where one sample takes longer than that.
+    """
+    golden = bundle.golden.tensors
+    if not shares(bundle):
+        curve = Curve({1: _time(bundle, golden if _no_samples(bundle) else _repeated(golden, 1), clock)})
+    else:
+        known = certified(bundle)
+
+        def time_call(size: int) -> float:
+            took = _time(bundle, _repeated(golden, size), clock)
+            return known.get(size, took)
+
+        curve = measure(time_call, objective=objective)
+    if curve.seconds(1) > objective:
+        raise NotPossibleHere(
+            "--slo", f"must be longer than one sample takes here, {format_seconds(curve.seconds(1))}", got=format_seconds(objective)
+        )
+    return curve
+
+
+def measure(time_call: Callable[[int], float], *, objective: float) -> Curve:
+    """The curve of what `time_call` says of 1, 2, 4, ... samples, up to where larger calls would not be used."""
+    limit = objective / 2 if math.isfinite(objective) else LONGEST_CALL_SECONDS
+    seconds: dict[int, float] = {}
+    disappointments = 0
+    for size in itertools.takewhile(lambda size: size <= MAX_BATCH, (2**k for k in itertools.count())):
+        seconds[size] = time_call(size)
+        if size > 1:
+            disappointments = disappointments + 1 if 2 * seconds[size // 2] < _GAIN * seconds[size] else 0
+        if seconds[size] > limit or disappointments == 2:
+            break
+    return Curve(seconds)
+
+
+def certified(bundle: Bundle) -> dict[int, float]:
+    """Seconds of a call by samples, from the bundle's evidence; empty where that was taken on another machine or with other threads."""
+    manifest = bundle.manifest
+    if manifest.machine.get("id") != this_machine().id or bundle.target != manifest.to_target():
+        return {}
+    answer = (bundle.answer.get("answer") or {}).get("id")
+    lines = [
+        line for line in bundle.evidence if line["kind"] == "measurement" and line["trial"] == answer and line["metric"] == "throughput"
+    ]
+    return {int(line["method"]["batch_size"]): line["method"]["batch_size"] / float(np.median(line["samples"])) for line in lines}
+
+
+def elements(tensors: Arrays, size: int) -> int:
+    """Numbers in one of `size` samples."""
+    return sum(array.size for array in tensors.values()) // size
+
+
+def _time(bundle: Bundle, tensors: Arrays, clock: Callable[[], float]) -> float:
+    bundle.run(tensors)
+    began = clock()
+    bundle.run(tensors)
+    return clock() - began
+
+
+def _no_samples(bundle: Bundle) -> bool:
+    return any(not spec.shape or spec.shape[0] is not None for spec in free_batch(bundle.signature).inputs)
+
+
+def _repeated(tensors: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
+    return {name: np.repeat(array[:1], size, axis=0) for name, array in tensors.items()}

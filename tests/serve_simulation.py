@@ -1,0 +1,87 @@
+"""One worker on a simulated clock: what a way of serving makes of a stream of requests, when calls take what a curve says."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from hasten.core.errors import Overloaded
+from hasten.serve.schedule import Schedule, Ticket, Turn
+
+Cost = Callable[[int], float]
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What became of every request. answered: when; at_once, later: when it was refused; calls: the size of each call."""
+
+    answered: dict[Ticket, float] = field(default_factory=dict)
+    at_once: dict[Ticket, Overloaded] = field(default_factory=dict)
+    later: dict[Ticket, float] = field(default_factory=dict)
+    calls: list[int] = field(default_factory=list)
+    began: dict[Ticket, float] = field(default_factory=dict)
+
+    @property
+    def in_time(self) -> list[Ticket]:
+        return [ticket for ticket, when in self.answered.items() if when <= ticket.deadline]
+
+    @property
+    def late(self) -> list[Ticket]:
+        return [ticket for ticket, when in self.answered.items() if when > ticket.deadline]
+
+
+class Fifo:
+    """What hasten must beat: everybody is taken, first come first served, as many together as there are, `most` at most."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.waiting = most, list[Ticket]()
+
+    def admit(self, ticket: Ticket, now: float) -> None:
+        self.waiting.append(ticket)
+
+    def next(self, now: float) -> Turn:
+        batch, self.waiting = self.waiting[: self.most], self.waiting[self.most :]
+        return Turn(batch=tuple(batch))
+
+    def finished(self, now: float) -> None:
+        pass
+
+
+def simulate(line: Schedule | Fifo, arrivals: Iterable[tuple[float, Ticket]], cost: Cost) -> Outcome:
+    """Serve `arrivals` (when, who) to the end."""
+    outcome = Outcome()
+    numbers = iter(range(10**9))
+    events: list[tuple[float, int, Ticket | None]] = [(when, next(numbers), ticket) for when, ticket in arrivals]
+    heapq.heapify(events)
+    running: Turn | None = None
+    while events:
+        now, _, arrived = heapq.heappop(events)
+        if arrived is not None:
+            try:
+                line.admit(arrived, now)
+            except Overloaded as error:
+                outcome.at_once[arrived] = error
+        else:
+            assert running is not None
+            line.finished(now)
+            outcome.answered |= dict.fromkeys(running.batch, now)
+            running = None
+        if running is None:
+            turn = line.next(now)
+            outcome.later |= dict.fromkeys(turn.refused, now)
+            if turn.batch:
+                running = turn
+                outcome.calls.append(turn.size)
+                outcome.began |= dict.fromkeys(turn.batch, now)
+                heapq.heappush(events, (now + cost(turn.size), next(numbers), None))
+    return outcome
+
+
+def poisson(rate: float, *, seconds: float, objective: float, seed: int = 0) -> list[tuple[float, Ticket]]:
+    """Requests of one sample, `rate` a second on average, each due `objective` seconds after it came."""
+    rng, now, arrivals = random.Random(seed), 0.0, list[tuple[float, Ticket]]()
+    while (now := now + rng.expovariate(rate)) < seconds:
+        arrivals.append((now, Ticket(size=1, deadline=now + objective)))
+    return arrivals

@@ -1,0 +1,82 @@
+"""A server in this process on a real socket, and one in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import uvicorn
+from starlette.applications import Starlette
+
+from hasten.core.seams import Arrays, Program
+from hasten.serve.run import listen
+
+_SERVE = """
+import sys
+from hasten.serve.run import serve
+grpc_port = 0 if sys.argv[2] == "grpc" else None
+serve(*sys.argv[3:], port=0, grpc_port=grpc_port, slo=sys.argv[1] or None, announce=lambda address: print(address, flush=True))
+assert not {"torch", "onnx", "openvino", "sklearn", "matplotlib"} & set(sys.modules), "served without training libraries"
+print("stopped", flush=True)
+"""
+
+
+@contextmanager
+def process(*bundles: Path | str, slo: str = "", grpc: bool = False) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """`hasten.serve.run.serve` in a process of its own, with the addresses that it announced."""
+    command = [sys.executable, "-c", _SERVE, slo, "grpc" if grpc else "", *map(str, bundles)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stdout is not None
+            yield child, [child.stdout.readline().strip() for _ in range(1 + grpc)]
+        finally:
+            child.kill()
+
+
+@contextmanager
+def here(app: Starlette) -> Iterator[tuple[uvicorn.Server, str]]:
+    """`app` on a socket of this process, ready."""
+    with listen("127.0.0.1", 0) as socket:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="on", timeout_graceful_shutdown=30))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
+        thread.start()
+        try:
+            url = "http://{}:{}".format(*socket.getsockname())
+            assert httpx.get(f"{url}/v2/health/ready", timeout=60).status_code == 200  # answered after the warm-up
+            yield server, url
+        finally:
+            server.should_exit = True
+            thread.join(60)
+            assert not thread.is_alive()
+
+
+class Held(Program):
+    """Zeros for each sample, after it was released. It is released at first, so that it can be warmed up; `hold` it then."""
+
+    def __init__(self, output: str, numbers: int) -> None:
+        self.entered, self.released = threading.Event(), threading.Event()
+        self.released.set()
+        self.sizes: list[int] = []
+        self.inside = self.most = 0
+        self._output, self._numbers = output, numbers
+
+    def hold(self) -> None:
+        self.entered.clear()
+        self.released.clear()
+        self.sizes.clear()
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        size = len(next(iter(inputs.values())))
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        self.sizes.append(size)
+        self.entered.set()
+        assert self.released.wait(30)
+        self.inside -= 1
+        return {self._output: np.zeros((size, self._numbers), np.float32)}
