@@ -8,8 +8,8 @@ from hasten.core.candidate import Candidate, Floor, Step
 from hasten.core.measurement import Interval
 from hasten.core.signature import Signature
 from hasten.core.trial import Trial
-from hasten.runtimes.null import Null
 from hasten.measure.quality import METRICS
+from hasten.runtimes.null import Null
 from hasten.search.certify import MAX_FINALISTS, cannot_be_proved, choose_finalists
 from hasten.search.explore import Explored
 

@@ -78,8 +78,8 @@ def cannot_be_proved(metric: Metric, num_samples: int, limit: float) -> str | No
     if least <= limit:
         return None
     return (
-        f"certify holds {num_samples:,} samples: even without a single difference only a loss of less than {least:.2g} points could be proved, "
-        f"and limits.max_drop is {limit:g}. No answer whose outputs change can be certified: give more data, or allow more"
+        f"certify holds {num_samples:,} samples: even without a single difference only a loss of less than {least:.2g} points could be "
+        f"proved, and limits.max_drop is {limit:g}. No answer whose outputs change can be certified: give more data, or allow more"
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -110,7 +111,7 @@ class Judge:
 
         The half-width that certify will have follows from the number of samples; both share their error rate, so the levels are alike.
         """
-        half = (drop.high - drop.value) * (drop.n / self.num_samples("certify")) ** 0.5
+        half = (drop.high - drop.value) * math.sqrt(drop.n / self.num_samples("certify"))
         return self.limit - (drop.value + half)
 
     def rows(self, trial: Trial, split: SplitName) -> tuple[np.ndarray, np.ndarray]:
