@@ -303,9 +303,21 @@ class Explorer:
     def _incumbent(self) -> Incumbent:
         """Of the contenders that are likely to pass, and of the reference."""
         right = self.tryout.rightness
-        likely = [(self._estimate(t), right[t.id]) for t in self.contenders.values() if right[t.id] >= LIKELY]
-        best, chance = max([(0.0, 1.0), *likely])
-        return Incumbent(log_speedup=best, right=chance, safe_log_speedup=max([0.0, *(log for log, share in likely if share == 1)]))
+        likely = [t for t in self.contenders.values() if right[t.id] >= LIKELY]
+        none_passes = math.prod(1 - max(right[t.id] for t in family) for family in self._families(likely))
+        return Incumbent(
+            log_speedup=max([0.0, *map(self._estimate, likely)]), right=1 - none_passes if likely else 1.0,
+            safe_log_speedup=max([0.0, *(self._estimate(t) for t in likely if right[t.id] == 1)]),
+        )  # fmt: skip
+
+    def _families(self, trials: Sequence[Trial]) -> list[list[Trial]]:
+        """Programs that pass or fail together: those of one trained model, else those of one technique."""
+        trained = {kind.name for kind in self.space.techniques if kind.trains}
+        found: dict[str, list[Trial]] = {}
+        for trial in trials:
+            lineage = trial.candidate.lineage
+            found.setdefault(next((step.text for step in lineage if step.name in trained), lineage[-1].name), []).append(trial)
+        return list(found.values())
 
     def _estimate(self, trial: Trial) -> float:
         """Of a contender's log speed-up."""

@@ -85,8 +85,8 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Incumbent:
-    """What must be improved upon. log_speedup: of the best program that is likely to pass; right: its chance; safe_log_speedup: of the
-    best that surely keeps the limit, 0 for the reference: what is left should the other not pass."""
+    """What must be improved upon. log_speedup: of the best program that is likely to pass; right: the chance that it or another likely one
+    passes; safe_log_speedup: of the best that surely keeps the limit, 0 for the reference: what is left should none of them pass."""
 
     log_speedup: float = 0.0
     right: float = 1.0
