@@ -233,3 +233,36 @@ def test_what_is_no_data_is_told_in_one_line(content: object, message: str) -> N
 def test_ragged_rows_are_refused() -> None:
     with pytest.raises(DataError, match=r"^data: must be an array of numbers \[N, \.\.\.\] \(.*inhomogeneous.*\)\.$"):
         as_parts([[1.0, 2.0], [3.0]])
+
+
+def test_what_may_be_trained_on_lies_beside_the_three_and_changes_none_of_them() -> None:
+    whole, extra = (
+        labelled(100, 50, 20),
+        Samples(inputs={"x": np.full((5, 2), 0.5, np.float32) + np.arange(5)[:, None]}, labels=np.zeros(5, int)),
+    )
+    plain, beside = make_splits({"all": whole}), make_splits({"all": whole, "train": extra})
+    assert beside.train is extra
+    assert plain.train is None
+    assert beside.digest == plain.digest
+    assert members(beside) == members(plain)
+    assert beside.train_digest
+    assert beside.train_digest != make_splits({"all": whole, "train": extra.take([0, 1])}).train_digest
+
+
+def test_training_data_that_overlap_certify_are_refused() -> None:
+    whole = labelled(100, 50)
+    certify = make_splits({"all": whole}).certify
+    mixed = np.concatenate([np.full((1, 2), 0.5, np.float32), certify.inputs["x"][:1]])
+    told = r"must not share samples between splits: 1 samples of certify are in train too \(the first at train\[1\]\)"
+    with pytest.raises(DataError, match=told):
+        make_splits({"all": whole, "train": Samples(inputs={"x": mixed}, labels=np.array([0, 0]))})
+
+
+def test_time_for_training_needs_something_to_train_on() -> None:
+    from hasten.core.errors import JobError
+    from hasten.core.job import Job
+
+    with pytest.raises(JobError, match=r"^train\.budget: needs data to train on. Name them in data\.train\.$"):
+        Job.make({"model": {"source": "net.py:build"}, "data": {"source": "data.npz"}, "train": {"budget": "1h"}})
+    job = Job.make({"model": {"source": "net.py:build"}, "data": {"source": "data.npz", "train": "more.npz"}, "train": {"budget": "1h"}})
+    assert job.train.budget == 3600
