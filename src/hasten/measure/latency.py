@@ -56,8 +56,8 @@ class Plan:
     seed: int = 0
 
 
-_PATIENCE_SECONDS = 10.0
-"""How long a block waits for cores that are shared just now."""
+_PATIENCE_SECONDS = 2.0
+"""How long a block waits for cores that are shared just now; once a race in vain is enough."""
 
 
 def final_plan(budget_seconds: float) -> Plan:
@@ -119,10 +119,12 @@ def race(
     rounds = plan.rounds
     idle = _IdleMeter()
     threads = max((e.runtime.num_threads(e.target) for e in entrants), default=1)
-    slowdowns = []
+    slowdowns, patience = [], _PATIENCE_SECONDS
     for block in range(plan.blocks):
         runners: dict[str, Worker] = {}
-        slowdowns.append(round(cores.settled(threads, _PATIENCE_SECONDS), 3))
+        slowdowns.append(round(cores.settled(threads, patience), 3))
+        if slowdowns[-1] > cores.SHARED:  # waiting did not help: a busy machine must not cost more than this
+            patience = 0.0
         try:
             for index in rng.permutation(len(entrants)):  # the order of births must not favour one
                 runners[entrants[index].key] = start(entrants[index])
