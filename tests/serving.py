@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -17,6 +18,7 @@ from starlette.applications import Starlette
 from hasten.core.seams import Arrays, Program
 from hasten.serve.run import listen
 
+DATATYPES = {"float32": "FP32", "int64": "INT64", "bool": "BOOL"}
 _SERVE = """
 import sys
 from hasten.serve.run import serve
@@ -54,6 +56,27 @@ def here(app: Starlette) -> Iterator[tuple[uvicorn.Server, str]]:
             server.should_exit = True
             thread.join(60)
             assert not thread.is_alive()
+
+
+def tensors(count: int) -> dict[str, np.ndarray]:
+    """`count` samples for the model of `bundles.tensor_contents`."""
+    rng = np.random.default_rng(count)
+    return {
+        "left": rng.normal(size=(count, 3)).astype(np.float32),
+        "right": rng.normal(size=(count, 3)).astype(np.float32),
+        "ids": rng.integers(-(2**40), 2**40, size=count),
+        "flags": rng.random((count, 2)) < 0.5,
+    }
+
+
+def wrapped(client_of: Any, values: dict[str, np.ndarray], **options: Any) -> list[Any]:
+    """Tensors as one of tritonclient's modules, `client_of`, takes them."""
+    made = []
+    for name, array in values.items():
+        one = client_of.InferInput(name, list(array.shape), DATATYPES[str(array.dtype)])
+        one.set_data_from_numpy(array, **options)
+        made.append(one)
+    return made
 
 
 class Held(Program):

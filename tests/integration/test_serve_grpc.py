@@ -24,8 +24,6 @@ grpc = pytest.importorskip("grpc", reason="pip install 'hasten[serve]'")
 client_of = pytest.importorskip("tritonclient.grpc", reason="pip install 'tritonclient[grpc]'")
 utils = pytest.importorskip("tritonclient.utils")
 
-DATATYPES = {"float32": "FP32", "int64": "INT64", "bool": "BOOL"}
-
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -45,23 +43,8 @@ def client(url: str) -> Iterator[Any]:
         yield client
 
 
-def tensors(count: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(count)
-    return {
-        "left": rng.normal(size=(count, 3)).astype(np.float32),
-        "right": rng.normal(size=(count, 3)).astype(np.float32),
-        "ids": rng.integers(-(2**40), 2**40, size=count),
-        "flags": rng.random((count, 2)) < 0.5,
-    }
-
-
 def inputs(values: dict[str, np.ndarray]) -> list[Any]:
-    made = []
-    for name, array in values.items():
-        one = client_of.InferInput(name, list(array.shape), DATATYPES[str(array.dtype)])
-        one.set_data_from_numpy(array)
-        made.append(one)
-    return made
+    return serving.wrapped(client_of, values)
 
 
 def test_health_and_metadata(client: Any) -> None:
@@ -79,7 +62,7 @@ def test_health_and_metadata(client: Any) -> None:
 
 @pytest.mark.parametrize("names", [None, ["count", "total"]])
 def test_outputs_are_what_the_bundle_computes(client: Any, path: Path, names: list[str] | None) -> None:
-    values = tensors(5)
+    values = serving.tensors(5)
     outputs = None if names is None else [client_of.InferRequestedOutput(name) for name in names]
     result = client.infer("toy-model", inputs(values), outputs=outputs, request_id="seven", model_version="1")
     with Bundle.open(path) as bundle:
@@ -92,11 +75,11 @@ def test_outputs_are_what_the_bundle_computes(client: Any, path: Path, names: li
 
 
 def test_numbers_may_come_in_fields_instead_of_bytes(url: str, path: Path) -> None:
-    values = tensors(2)
+    values = serving.tensors(2)
     fields = {"left": "fp32_contents", "right": "fp32_contents", "ids": "int64_contents", "flags": "bool_contents"}
     request = messages.message("ModelInferRequest")(model_name="toy-model")
     for name, array in values.items():
-        entry = request.inputs.add(name=name, datatype=DATATYPES[str(array.dtype)], shape=array.shape)
+        entry = request.inputs.add(name=name, datatype=serving.DATATYPES[str(array.dtype)], shape=array.shape)
         getattr(entry.contents, fields[name]).extend(array.ravel().tolist())
     answer = call(url, request)
     with Bundle.open(path) as bundle:
@@ -122,7 +105,7 @@ def test_what_is_wrong_is_said_with_its_status(client: Any) -> None:
             client.infer("toy-model", made, **options)
         assert caught.value.status() == f"StatusCode.{status}"
 
-    values = tensors(2)
+    values = serving.tensors(2)
     refused("NOT_FOUND", "version of toy-model: must be one of 1, 2", inputs(values), model_version="9")
     refused("INVALID_ARGUMENT", "input 'flags': is missing", inputs(values)[:3])
     refused("INVALID_ARGUMENT", r"input 'left': must have shape \(N, 3\)", inputs({**values, "left": values["left"][:, :2].copy()}))
@@ -136,7 +119,7 @@ def test_a_stream_answers_in_order_and_goes_on_after_an_error(client: Any) -> No
     answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
     client.start_stream(callback=lambda result, error: answers.put((result, error)))
     for k in range(200):
-        values = tensors(1 + k % 3)
+        values = serving.tensors(1 + k % 3)
         client.async_stream_infer("toy-model", inputs(values)[: 3 if k == 50 else 4], request_id=str(k))
     for k in range(200):
         result, error = answers.get(timeout=60)
@@ -145,7 +128,7 @@ def test_a_stream_answers_in_order_and_goes_on_after_an_error(client: Any) -> No
         else:
             assert error is None
             assert result.get_response().id == str(k)
-            np.testing.assert_array_equal(result.as_numpy("count"), 2 * tensors(1 + k % 3)["ids"])
+            np.testing.assert_array_equal(result.as_numpy("count"), 2 * serving.tensors(1 + k % 3)["ids"])
     client.stop_stream()
 
 
@@ -154,16 +137,18 @@ def test_a_stream_that_is_broken_off_harms_nobody(url: str) -> None:
         broken = client_of.InferenceServerClient(url)
         broken.start_stream(callback=lambda result, error: None)
         for _ in range(20):
-            broken.async_stream_infer("toy-model", inputs(tensors(2)))
+            broken.async_stream_infer("toy-model", inputs(serving.tensors(2)))
         broken.stop_stream(cancel_requests=True)
         broken.close()
     with client_of.InferenceServerClient(url) as client:
-        np.testing.assert_array_equal(client.infer("toy-model", inputs(tensors(3))).as_numpy("count"), 2 * tensors(3)["ids"])
+        np.testing.assert_array_equal(
+            client.infer("toy-model", inputs(serving.tensors(3))).as_numpy("count"), 2 * serving.tensors(3)["ids"]
+        )
 
 
 def test_a_message_past_the_limit_is_refused(client: Any) -> None:
     with pytest.raises(utils.InferenceServerException) as caught:
-        client.infer("toy-model", inputs(tensors(1_000_000)))
+        client.infer("toy-model", inputs(serving.tensors(1_000_000)))
     assert caught.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
 
 
@@ -211,8 +196,8 @@ def test_a_failure_inside_is_told_without_its_insides(path: Path, tmp_path: Path
         service.models.load()
         bundle.__dict__["_program"] = None
         request = messages.message("ModelInferRequest")(model_name="toy-model", id="a")
-        for name, array in tensors(1).items():
-            request.inputs.add(name=name, datatype=DATATYPES[str(array.dtype)], shape=array.shape)
+        for name, array in serving.tensors(1).items():
+            request.inputs.add(name=name, datatype=serving.DATATYPES[str(array.dtype)], shape=array.shape)
             request.raw_input_contents.append(array.tobytes())
         async with running(service, "127.0.0.1", 0, grace=5) as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             taken, given = messages.methods()["ModelStreamInfer"]

@@ -19,8 +19,6 @@ pytest.importorskip("onnx")
 client_of = pytest.importorskip("tritonclient.http", reason="pip install 'tritonclient[http]'")
 utils = pytest.importorskip("tritonclient.utils")
 
-DATATYPES = {"float32": "FP32", "int64": "INT64", "bool": "BOOL"}
-
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -40,23 +38,8 @@ def client(url: str) -> Iterator[Any]:
         yield client
 
 
-def tensors(count: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(count)
-    return {
-        "left": rng.normal(size=(count, 3)).astype(np.float32),
-        "right": rng.normal(size=(count, 3)).astype(np.float32),
-        "ids": rng.integers(-(2**40), 2**40, size=count),
-        "flags": rng.random((count, 2)) < 0.5,
-    }
-
-
 def inputs(values: dict[str, np.ndarray], *, binary: bool = True) -> list[Any]:
-    made = []
-    for name, array in values.items():
-        one = client_of.InferInput(name, list(array.shape), DATATYPES[str(array.dtype)])
-        one.set_data_from_numpy(array, binary_data=binary)
-        made.append(one)
-    return made
+    return serving.wrapped(client_of, values, binary_data=binary)
 
 
 def test_health_and_metadata(client: Any) -> None:
@@ -73,7 +56,7 @@ def test_health_and_metadata(client: Any) -> None:
 @pytest.mark.parametrize("binary_in", [True, False])
 @pytest.mark.parametrize("binary_out", [True, False, None])
 def test_every_datatype_in_every_encoding(client: Any, path: Path, binary_in: bool, binary_out: bool | None) -> None:
-    values = tensors(5)
+    values = serving.tensors(5)
     names = ("same", "total", "count")
     outputs = None if binary_out is None else [client_of.InferRequestedOutput(n, binary_data=binary_out) for n in names]
     result = client.infer("toy-model", inputs(values, binary=binary_in), outputs=outputs, request_id="seven")
@@ -87,7 +70,7 @@ def test_every_datatype_in_every_encoding(client: Any, path: Path, binary_in: bo
 
 
 def test_json_and_bytes_may_be_mixed(client: Any, path: Path) -> None:
-    values = tensors(3)
+    values = serving.tensors(3)
     mixed = [*inputs(values, binary=False)[:2], *inputs(values)[2:]]
     outputs = [client_of.InferRequestedOutput("total", binary_data=True), client_of.InferRequestedOutput("count", binary_data=False)]
     result = client.infer("toy-model", mixed, outputs=outputs, model_version="1")
@@ -101,15 +84,15 @@ def test_json_and_bytes_may_be_mixed(client: Any, path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["gzip", "deflate"])
 def test_compressed_requests(client: Any, kind: str) -> None:
-    values = tensors(4)
+    values = serving.tensors(4)
     result = client.infer("toy-model", inputs(values), request_compression_algorithm=kind)
     np.testing.assert_array_equal(result.as_numpy("count"), 2 * values["ids"])
 
 
 def test_priority_and_timeout(client: Any) -> None:
-    assert client.infer("toy-model", inputs(tensors(1)), priority=2, timeout=10_000_000).as_numpy("count") is not None
+    assert client.infer("toy-model", inputs(serving.tensors(1)), priority=2, timeout=10_000_000).as_numpy("count") is not None
     with pytest.raises(utils.InferenceServerException, match=r"\[503\] request: c.*not be answered by its deadline"):
-        client.infer("toy-model", inputs(tensors(1)), timeout=1)
+        client.infer("toy-model", inputs(serving.tensors(1)), timeout=1)
 
 
 def test_what_is_wrong_is_said(client: Any) -> None:
@@ -117,7 +100,7 @@ def test_what_is_wrong_is_said(client: Any) -> None:
         with pytest.raises(utils.InferenceServerException, match=message):
             client.infer("toy-model", made, **options)
 
-    values = tensors(2)
+    values = serving.tensors(2)
     refused(r"\[404\] version of toy-model: must be one of 1, 2", inputs(values), model_version="9")
     refused(r"\[400\] input 'flags': is missing", inputs(values)[:3])
     refused(r"\[400\] input 'left': must have shape \(N, 3\)", inputs({**values, "left": values["left"][:, :2].copy()}))
@@ -135,7 +118,7 @@ def test_many_at_once_each_get_their_own(url: str) -> None:
     aio = pytest.importorskip("tritonclient.http.aio")
 
     async def ask(client: Any, k: int) -> bool:
-        values = tensors(1 + k % 4)
+        values = serving.tensors(1 + k % 4)
         values["ids"] = values["ids"] + k
         result = await client.infer("toy-model", inputs(values))
         return bool(np.array_equal(result.as_numpy("count"), 2 * values["ids"]))

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..core.candidate import Candidate, Floor
-from ..core.need import missing
 from ..core.seams import Context, Forecast, Profile, Technique, option
 from ..train import fake
 from ..train.fold import fold_norms
 from ..train.loop import Plan
-from ..train.loss import Distillation
-from ..train.student import Student
+from ..train.student import Student, cannot_train
 
 _WATCHED = 16  # batches that the first ranges of activations are taken from
 
@@ -40,9 +38,7 @@ class QatInt8(Technique):
     per_channel: bool = option(True, "Weights have one scale for each output channel, as the quantiser after it will give them.")
 
     def fits(self, candidate: Candidate | None, profile: Profile) -> str | None:
-        if not profile.num_train:
-            return "it trains: give data.train and --train-budget"
-        return missing("torch")
+        return cannot_train(profile, "torch")
 
     def expects(self, profile: Profile) -> Forecast:
         return Forecast(speedup=1.0, seconds=30.0 + 1.5 * self.epochs * profile.epoch_seconds)
@@ -50,9 +46,7 @@ class QatInt8(Technique):
     def apply(self, candidate: Candidate, context: Context) -> Candidate:
         import torch
 
-        training = context.training
-        assert training is not None, "a technique that trains is given what it trains with"
-        student = Student.of(training, candidate, seed=context.seed, distillation=Distillation(alpha=self.alpha))
+        student = Student.taught_in(context, candidate, alpha=self.alpha)
         fold_norms(student.module)
         fake.insert(student.module, per_channel=self.per_channel)
         with torch.no_grad():

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..core.candidate import Candidate, Floor
 from ..core.errors import NotPossibleHere
-from ..core.need import missing, need
+from ..core.need import need
 from ..core.seams import Context, Forecast, Profile, Technique, option
 from ..train.loop import Plan
-from ..train.loss import Distillation
-from ..train.student import Student
+from ..train.student import Student, cannot_train
 
 if TYPE_CHECKING:
     from torch import fx, nn
@@ -52,18 +51,14 @@ class StructuredPruning(Technique):
         return iter(sorted(super().space(profile), key=lambda t: abs(t.share - 0.5)))
 
     def fits(self, candidate: Candidate | None, profile: Profile) -> str | None:
-        if not profile.num_train:
-            return "it trains: give data.train and --train-budget"
-        return missing("torch", "torch_pruning")
+        return cannot_train(profile, "torch", "torch_pruning")
 
     def expects(self, profile: Profile) -> Forecast:
         # Half the MACs of a ResNet-50 give 1.35x and not 2x (Torch-Pruning's own figures): time falls more slowly than operations.
         return Forecast(speedup=(1 - self.share) ** -0.6, seconds=30.0 + self.epochs * profile.epoch_seconds, smaller=1 / (1 - self.share))
 
     def apply(self, candidate: Candidate, context: Context) -> Candidate:
-        training = context.training
-        assert training is not None, "a technique that trains is given what it trains with"
-        student = Student.of(training, candidate, seed=context.seed, distillation=Distillation(alpha=self.alpha))
+        student = Student.taught_in(context, candidate, alpha=self.alpha)
         student.module = self._cut(student)
         student.learn(Plan(epochs=self.epochs, learning_rate=self.learning_rate, seed=context.seed))
         return candidate.then(self.step(), student.export(context.folder), adds=self.adds, lossless=False)

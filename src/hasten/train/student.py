@@ -7,15 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from ..core.candidate import Candidate
-from ..core.seams import Training
+from ..core.need import missing
+from ..core.seams import Context, Profile, Training
 from .batches import Batch, Batches
 from .lift import flat_outputs, lower, read_module
-from .loop import Plan, Progress, fit
+from .loop import Plan, fit
 from .loss import Distillation
 
 if TYPE_CHECKING:
     import torch
     from torch import fx, nn
+
+
+def cannot_train(profile: Profile, *packages: str) -> str | None:
+    """Why a technique that trains with these packages does not fit, or None. Nothing is imported."""
+    return missing(*packages) if profile.num_train else "it trains: give data.train and --train-budget"
 
 
 @dataclass(kw_only=True)
@@ -33,15 +39,20 @@ class Student:
     training: Training
 
     @classmethod
-    def of(cls, training: Training, candidate: Candidate, *, seed: int, distillation: Distillation | None = None) -> Self:
-        """A student that starts as `candidate`, on the module floor."""
+    def of(cls, training: Training, candidate: Candidate, *, seed: int, alpha: float = Distillation.alpha) -> Self:
+        """A student that starts as `candidate`, on the module floor. alpha: the teacher's share of the loss."""
         names = [spec.name for spec in candidate.signature.inputs]
-        known = distillation or Distillation()
         return cls(
             module=read_module(candidate.path), teacher=read_module(training.teacher.path).requires_grad_(False),
             batches=Batches.of(training, names, seed), candidate=candidate, training=training,
-            distillation=Distillation(temperature=known.temperature, alpha=known.alpha, classifier=training.classifier),
+            distillation=Distillation(alpha=alpha, classifier=training.classifier),
         )  # fmt: skip
+
+    @classmethod
+    def taught_in(cls, context: Context, candidate: Candidate, *, alpha: float) -> Self:
+        """The student of a technique that trains."""
+        assert context.training is not None, "a technique that trains is given what it trains with"
+        return cls.of(context.training, candidate, seed=context.seed, alpha=alpha)
 
     def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
         """How far the module's answers are from the teacher's and the labels: a scalar. Outputs that are not judged are taught too."""
@@ -57,10 +68,9 @@ class Student:
                 total = total + Distillation(classifier=False)(ours, theirs, None)
         return total
 
-    def learn(self, plan: Plan, *, tell: Progress | None = None, stage: str = "") -> list[float]:
-        """Train; a killed training goes on from its checkpoint. stage: of several, names the checkpoint. Returns the loss by epoch."""
-        checkpoint = self.training.checkpoint
-        return fit(self.module, self.batches, self.loss, plan, checkpoint=checkpoint.with_name(f"{checkpoint.stem}{stage}.pt"), tell=tell)
+    def learn(self, plan: Plan) -> list[float]:
+        """Train; a killed training goes on from its checkpoint. Returns the loss by epoch."""
+        return fit(self.module, self.batches, self.loss, plan, checkpoint=self.training.checkpoint)
 
     def example(self) -> tuple[torch.Tensor, ...]:
         """A few samples of each input, [4, ...]: enough to trace with, and to see that it runs."""
