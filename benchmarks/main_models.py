@@ -30,6 +30,8 @@ USEFUL = ("export", "build", "compile", "timing", "quality")
 """What the search is for: export, quantisation, compilation, timing, quality evaluation."""
 MEASURING = ("memory", "count")
 """Measuring too, but of memory and FLOPs: `overhead_share` leaves it out, `overhead_share_strict` counts it as overhead."""
+OPENING = ("open", "data", "profile")
+"""Making the original ready and asking the model where its time goes: done for the candidates, so `own_share` leaves it out."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +109,13 @@ def measure(case: Case, done: Run, bundle: Path) -> Figures:
     document = done.document
     assert document is not None
     account = document["account_seconds"]
-    useful, measuring = (sum(account.get(key, 0.0) for key in keys) for keys in (USEFUL, MEASURING))
+    useful, measuring, opening = (sum(account.get(key, 0.0) for key in keys) for keys in (USEFUL, MEASURING, OPENING))
     figures: Figures = {
         "verdict": figure(document["verdict"]),
         "wall_seconds": _with_goal(case, "wall_seconds", done.wall_seconds),
         "overhead_share": _with_goal(case, "overhead_share", 1 - (useful + measuring) / done.wall_seconds),
         "overhead_share_strict": _with_goal(case, "overhead_share_strict", 1 - useful / done.wall_seconds),
+        "own_share": figure(1 - (useful + measuring + opening) / done.wall_seconds, at_most=0.05),
     }
     figures |= {f"seconds.{key}": figure(seconds) for key, seconds in account.items()}
     if document["answer"] is None:

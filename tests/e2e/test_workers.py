@@ -157,7 +157,8 @@ def test_built_anywhere_timed_on_the_target_through_kills(folder: Path, tmp_path
     assert (tmp_path / "race-killed").exists()
     assert set((tmp_path / "ran").read_text().split()) == {"target"}
     assert set((tmp_path / "built").read_text().split()) <= {"builder0", "builder1"}
-    assert len((tmp_path / "built").read_text().split()) == 4, "three variants, one of them twice"
+    builds = len((tmp_path / "built").read_text().split())
+    assert 4 <= builds <= 7, "three variants, one of them killed; and again what was under way when the search was killed"
     lines = [json.loads(line) for line in (tmp_path / "store" / "out" / "evidence.jsonl").read_text().splitlines()]
     taken = [line for line in lines if line["kind"] == "measurement" and line["metric"] in ("latency", "peak_memory", "throughput")]
     assert {line["where"]["node"] for line in taken} == {target.node_id}

@@ -32,8 +32,10 @@ from .workshop import Workshop
 _BLOCK = Plan(rounds=16, block_seconds=6.0)
 _RULES = racing.Rules()
 _LOSSLESS = replace(_RULES, max_blocks=4)
-_ORDERING = replace(_RULES, max_blocks=3)  # of contenders: the final race, with five sets of processes, decides what is said of them
-_SETTLED = 6  # contenders that race each other for the order in which the certify split is opened
+_ORDERING = replace(_RULES, zone=0.01, max_blocks=4)
+"""Of contenders: the final race, with five sets of processes, decides what is said of them. The zone is narrower than elsewhere, since
+what is given away here for a simpler program, other tools would not give away."""
+_SETTLED = 4  # contenders that race each other for the order in which the certify split is opened
 _EXACT = 1e-3  # noise of what is counted rather than timed, on a logarithm
 _AHEAD = 4  # candidates under way on other machines, the next one among them
 
@@ -70,6 +72,7 @@ class Explorer:
         self.mixer = Mixer(shop, study, profile, judge.limit)
         self.students = Students(Base(module=start.candidate, graph=start.candidate))
         self._knobs: dict[type[Runtime], Runtime] = {}
+        self._in_float: dict[str, float] = {}  # log speed-up of the float model by runtime and knobs
         self._built: dict[str, Candidate | None] = {}
         self._taken: set[str] = set()
         self._came_by: dict[str, Step] = {}  # the step that a trial came by
@@ -171,6 +174,7 @@ class Explorer:
         relative = {}
         for trial in sorted(raced, key=self.tryout.rank, reverse=True):
             self._knobs[type(trial.runtime)] = trial.runtime
+            self._in_float[trial.runtime.step().text] = math.log(trial.speedup.value) if trial.speedup else 0.0
             relative[trial.runtime.name] = 1.0 / trial.speedup.value if trial.speedup else 1.0
         self.physics = replace(self.physics, relative_time=relative)
 
@@ -240,12 +244,18 @@ class Explorer:
                 yield from self._applied(base.module, base.log_factor)
         for trial in self.contenders.values():
             for runtime in neighbours(trial.runtime, self.profile):
+                known = self._estimate(trial) + self._knobs_gain(trial.runtime, runtime)
                 yield Step(
-                    candidate=trial.candidate, technique=None, runtime=runtime, known_log_speedup=self._estimate(trial),
+                    candidate=trial.candidate, technique=None, runtime=runtime, known_log_speedup=known,
                     reason="what suits float32 need not suit it",
                 )  # fmt: skip
         yield from self.mixer.steps(self._incumbent().log_speedup)
         yield from self._rescues()
+
+    def _knobs_gain(self, own: Runtime, other: Runtime) -> float:
+        """What to expect of other knobs, on the log speed-up: half of what they did for the float model, which takes longer a call."""
+        ours, theirs = (self._in_float.get(runtime.step().text) for runtime in (own, other))
+        return 0.0 if ours is None or theirs is None else 0.5 * (theirs - ours)
 
     def _rescues(self) -> Iterator[Step]:
         kinds = [kind for kind in self.space.techniques if kind.rescues]

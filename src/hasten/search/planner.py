@@ -18,12 +18,13 @@ from ..core.digest import digest_json
 from ..core.seams import Profile, Runtime, Technique
 from .forecast import Effects, Physics, Promise, Surrogate, expected_improvement, share_right
 
-WORTH = 0.003
+WORTH = 0.005
 """Least expected improvement, in shares of the best time, for which a step is worth taking."""
 
-_TECHNIQUE, _PAIR, _RUNTIME, _VARIANT, _KNOB = 0.20, 0.15, 0.10, 0.04, 0.06  # scales of effects on a log speed-up
+_TECHNIQUE, _PAIR, _RUNTIME, _VARIANT, _KNOB = 0.12, 0.25, 0.08, 0.04, 0.10  # scales of effects on a log speed-up
 _PROGRAMS_A_STUDENT = 4  # that are looked at of a trained model: in float and in 8 bits, on more than one runtime
 _WIDTH = 1.645  # of a 90 % range, in standard deviations
+_FAR = 3.0  # standard deviations from its forecast at which an outcome is no longer one of many effects, but a missing kernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +79,15 @@ class Step:
         if self.known_log_speedup is not None:  # priced from a measured sibling: what was learnt of the technique is in it already
             return {f"mixed on {runtime}": _KNOB, f"{variant} on {runtime}": _VARIANT}
         return {
-            f"technique {name}": _TECHNIQUE, f"runtime {runtime}": _RUNTIME, f"{name} on {runtime}": _PAIR,
+            f"technique {name}": _TECHNIQUE, f"runtime {runtime}": _RUNTIME, f"pair {name} on {runtime}": _PAIR,
             f"{variant} on {runtime}": _VARIANT,
         }  # fmt: skip
+
+    @property
+    def own_effects(self) -> Effects:
+        """Those that it shares with its siblings on the same runtime alone."""
+        shared = {f"technique {self.technique.name}" if self.technique else "", f"runtime {self.runtime.name}"}
+        return {name: scale for name, scale in self.effects.items() if name not in shared}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +99,11 @@ class Incumbent:
     right: float = 1.0
     safe_log_speedup: float = 0.0
 
-    def improvement(self, mean: float, deviation: float) -> float:
-        """Expected from a step whose log speed-up is so distributed, should it pass."""
-        over_best = expected_improvement(mean, deviation, self.log_speedup)
-        return self.right * over_best + (1 - self.right) * expected_improvement(mean, deviation, self.safe_log_speedup)
+    def improvement(self, mean: float, deviation: float, brother: float = 0.0) -> float:
+        """Expected from a step whose log speed-up is so distributed, should it pass. brother: log speed-up of the best program of the same
+        candidate, which passes or fails with it: what is slower than that helps nobody."""
+        over_best = expected_improvement(mean, deviation, max(brother, self.log_speedup))
+        return self.right * over_best + (1 - self.right) * expected_improvement(mean, deviation, max(brother, self.safe_log_speedup))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +133,7 @@ class Planner:
     _built: set[str] = field(default_factory=set)
     _right: dict[str, list[float]] = field(default_factory=dict)  # by technique
     _candidate_right: dict[str, float] = field(default_factory=dict)  # by build
+    _contenders: dict[str, list[Step]] = field(default_factory=dict)  # what was faster than the reference and is not surely wrong, by build
     _build_logs: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})  # of techniques that train, and of others
     _program_times: list[float] = field(default_factory=list)
 
@@ -159,7 +168,7 @@ class Planner:
         """The steps that can be paid and are worth it, highest score first."""
         worth: list[tuple[float, Step]] = []
         for step in steps:
-            gain = self._chance(step) * incumbent.improvement(*self._log_speedup(step))
+            gain = self._chance(step) * incumbent.improvement(*self._log_speedup(step), self._brother(step))
             if gain >= WORTH:
                 worth.append((gain / self._seconds(step), step))
         kept = self._kept_for_students([step for _, step in worth], train_left)
@@ -180,8 +189,13 @@ class Planner:
     def learn(self, step: Step, outcome: Outcome) -> None:
         """What a step taught about the next ones."""
         self._built.add(step.build_key)
+        if outcome.right:
+            self._contenders.setdefault(step.build_key, []).append(step)
         if outcome.speedup is not None:
-            self._surrogate.learn(step.effects, math.log(outcome.speedup) - self._prior(step))
+            residual = math.log(outcome.speedup) - self._prior(step)
+            mean, deviation = self._surrogate.predict(step.effects)
+            is_far = abs(residual - mean) > _FAR * deviation
+            self._surrogate.learn(step.own_effects if is_far else step.effects, residual)
         if step.technique is not None and outcome.right is not None:
             self._right.setdefault(step.technique.name, []).append(outcome.right)
             self._candidate_right[step.build_key] = outcome.right
@@ -193,6 +207,10 @@ class Planner:
     def _log_speedup(self, step: Step) -> tuple[float, float]:
         mean, deviation = self._surrogate.predict(step.effects)
         return self._prior(step) + mean, deviation
+
+    def _brother(self, step: Step) -> float:
+        """Log speed-up of the fastest contender that is the same candidate in another runtime or with other knobs, 0 without one."""
+        return max([0.0, *map(self.estimate, self._contenders.get(step.build_key, []))])
 
     def _prior(self, step: Step) -> float:
         if step.known_log_speedup is not None or step.technique is None:
