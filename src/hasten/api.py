@@ -348,6 +348,7 @@ def serve_bundle(
     grpc_port: int | None = None,
     slo: str | float | None = None,
     max_queue: int | None = None,
+    allow_reload: bool = False,
     announce: Callable[[str], None] | None = None,
 ) -> None:
     """Answer HTTP requests with bundles until the process is told to stop.
@@ -360,6 +361,7 @@ def serve_bundle(
         slo: the service objective, from a request's arrival to its answer, in seconds or as "50ms". Batches are as large as keeps
             it, and who cannot be answered in time is refused at once. Default: none; batches are as large as pays.
         max_queue: requests that may wait for one model. Default: 1024.
+        allow_reload: let requests (the protocol's model repository extension) and SIGHUP load models anew.
         announce: called with each address (http://..., grpc://...) once connections are taken.
 
     Raises:

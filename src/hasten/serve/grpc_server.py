@@ -1,7 +1,8 @@
 """Open Inference Protocol v2 over gRPC, on the same models, queues and limits as over HTTP.
 
-NOT_FOUND: no such model; INVALID_ARGUMENT: the request is wrong; RESOURCE_EXHAUSTED: the queue is full; UNAVAILABLE: it cannot be
-answered in time, with retry-after (seconds) in the trailing metadata; INTERNAL: the rest.
+NOT_FOUND: no such model; INVALID_ARGUMENT: the request is wrong; FAILED_PRECONDITION: a new version cannot be taken into service;
+UNAUTHENTICATED, PERMISSION_DENIED: not for this key; RESOURCE_EXHAUSTED: the queue is full, or this key asks too much; UNAVAILABLE: it
+cannot be answered in time, both with retry-after (seconds) in the trailing metadata; INTERNAL: the rest.
 """
 
 from __future__ import annotations
@@ -11,24 +12,41 @@ import contextlib
 import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from .._version import __version__
-from ..core.errors import DataError, HastenError, NotPossibleHere, Overloaded, QueueFull, UnknownModel
+from ..core.errors import (
+    DataError,
+    HastenError,
+    NotAllowed,
+    NotKnown,
+    NotLoaded,
+    NotPossibleHere,
+    Overloaded,
+    QueueFull,
+    RateLimited,
+    UnknownModel,
+)
 from ..core.need import need
 from ..core.signature import Signature, TensorSpec
 from . import codec, messages
+from .control import LOAD, UNLOAD, read_parameters
 from .infer import read_options
 from .models import Wish
 from .oip import EXTENSIONS, metadata
+from .router import Assignment
 from .service import Service, now
 
 _STATUS_OF = {
     UnknownModel: "NOT_FOUND",
+    NotLoaded: "FAILED_PRECONDITION",
     DataError: "INVALID_ARGUMENT",
+    NotKnown: "UNAUTHENTICATED",
+    NotAllowed: "PERMISSION_DENIED",
+    RateLimited: "RESOURCE_EXHAUSTED",
     QueueFull: "RESOURCE_EXHAUSTED",
     Overloaded: "UNAVAILABLE",
     HastenError: "INTERNAL",
@@ -111,20 +129,40 @@ class _Rpc:
 
     async def model_infer(self, request: Any, context: Any) -> Any:
         arrived = now()
-        model = self.service.models.get(request.model_name, request.model_version)
+        with self.service.router.assign(request.model_name, request.model_version, request_id=request.id) as chosen:
+            return await self._infer(request, context, chosen, arrived)
+
+    async def _infer(self, request: Any, context: Any, chosen: Assignment, arrived: float) -> Any:
+        model = chosen.model
         timeout, priority = read_options(_parameters(request.parameters))
         remaining = context.time_remaining()
         wish = Wish(arrived=arrived, timeout=min(timeout, math.inf if remaining is None else remaining), priority=priority)
         wanted = _wanted(request, model.bundle.signature)
         with self.service.hold(request.ByteSize()):
             tensors = model.bundle.prepare_tensors(_tensors(request, model.bundle.signature))
-            outputs = await model.infer(tensors, wish)
+            outputs = await chosen.infer(tensors, wish)
         answer = messages.message("ModelInferResponse")(model_name=model.name, model_version=model.version, id=request.id)
         for name in wanted:
             array = outputs[name]
             answer.outputs.add(name=name, datatype=codec.datatype(str(array.dtype)), shape=array.shape)
             answer.raw_output_contents.append(codec.to_raw(array))
         return answer
+
+    async def repository_index(self, request: Any, context: Any) -> Any:
+        entries = self.service.repository.index(ready=request.ready)
+        return messages.message("RepositoryIndexResponse")(models=[asdict(entry) for entry in entries])
+
+    async def repository_model_load(self, request: Any, context: Any) -> Any:
+        self.service.repository.check_allowed()
+        given = read_parameters(_parameters(request.parameters), LOAD)
+        await self.service.repository.load(request.model_name, version=given.get("version"), folder=given.get("folder"))
+        return messages.message("RepositoryModelLoadResponse")()
+
+    async def repository_model_unload(self, request: Any, context: Any) -> Any:
+        self.service.repository.check_allowed()
+        given = read_parameters(_parameters(request.parameters), UNLOAD)
+        await self.service.repository.unload(request.model_name, version=given.get("version"))
+        return messages.message("RepositoryModelUnloadResponse")()
 
     async def stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         """Each request's answer, in their order. They are worked on together, so that they can share calls."""

@@ -19,6 +19,7 @@ from ..core.errors import JobError, NotPossibleHere
 from ..core.need import require
 from ..core.units import parse_duration
 from .models import MAX_QUEUE
+from .reload import check_proved
 
 if TYPE_CHECKING:
     import uvicorn
@@ -36,6 +37,7 @@ def serve(
     grpc_port: int | None = None,
     slo: str | float | None = None,
     max_queue: int = MAX_QUEUE,
+    allow_reload: bool = False,
     announce: Callable[[str], None] | None = None,
     log_level: str = "warning",
 ) -> None:
@@ -43,9 +45,9 @@ def serve(
 
     bundles: folders, or NAME=FOLDER; several of one name are its versions 1, 2, ...; port, grpc_port: 0 takes a free one, and without
     a grpc_port there is no gRPC; slo: the service objective, from a request's arrival to its answer, in seconds or as "50ms": batches are
-    as large as keeps it, and who cannot be answered in time is refused; max_queue: requests that may wait for one model; announce: called
-    with each address once connections are taken. Every file is checked and every program warmed up before that. Raises JobError,
-    BundleError, NotPossibleHere, MissingExtra.
+    as large as keeps it, and who cannot be answered in time is refused; max_queue: requests that may wait for one model; allow_reload:
+    requests and SIGHUP may load models anew; announce: called with each address once connections are taken. Every bundle is proved and
+    every program warmed up before that. Raises JobError, BundleError, NotPossibleHere, MissingExtra.
     """
     import uvicorn
 
@@ -58,7 +60,13 @@ def serve(
     with contextlib.ExitStack() as opened:
         named = [_open(text, opened) for text in bundles]
         with listen(host, port) as listening:
-            app = create_app(*(bundle for _, bundle in named), names=[name for name, _ in named], objective=objective, max_queue=max_queue)
+            app = create_app(
+                *(bundle for _, bundle in named),
+                names=[name for name, _ in named],
+                objective=objective,
+                max_queue=max_queue,
+                allow_reload=allow_reload,
+            )
             config = uvicorn.Config(
                 app, log_level=log_level, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_SECONDS, lifespan="on"
             )
@@ -72,6 +80,7 @@ async def _run(
     server: uvicorn.Server, listening: socket.socket, service: Service, host: str, grpc_port: int | None, announce: Callable[[str], None]
 ) -> None:
     async with contextlib.AsyncExitStack() as also:
+        also.enter_context(_reloading(service))
         addresses = [_url(listening)]
         if grpc_port is not None:
             from .grpc_server import running
@@ -83,6 +92,20 @@ async def _run(
         await server.serve(sockets=[listening])
 
 
+@contextlib.contextmanager
+def _reloading(service: Service) -> Iterator[None]:
+    """SIGHUP loads all that is in service anew, where that is allowed; otherwise it ends the process, as ever."""
+    if not service.repository.allowed or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+    loop.add_signal_handler(signal.SIGHUP, lambda: tasks.add(asyncio.ensure_future(service.repository.reload())))
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+
+
 def _open(text: Path | str, opened: contextlib.ExitStack) -> tuple[str, Bundle]:
     """The bundle of one argument, checked, with its name."""
     name, equals, folder = str(text).partition("=")
@@ -90,8 +113,7 @@ def _open(text: Path | str, opened: contextlib.ExitStack) -> tuple[str, Bundle]:
     bundle = opened.enter_context(Bundle.open(folder if named else text))
     if named and not NAME.fullmatch(name):
         raise JobError("name", "must be letters, digits, dots, dashes or underscores", got=name)
-    for file in bundle.manifest.files:
-        bundle.file(file)
+    check_proved(bundle)
     return name if named else bundle.name, bundle
 
 

@@ -20,11 +20,15 @@ from ..core.machine import usable_cores
 from .batcher import Outputs
 from .metrics import Metrics
 from .models import Model, Models, Wish
+from .reload import Repository
+from .router import Assignment, Router
 
 T = TypeVar("T")
 
 SMALL_BYTES = 16_384
 """What is not larger is decoded and encoded on the event loop: handing it to a thread would take longer."""
+
+REQUEST_ID = "x-request-id"
 
 _DECODE_RATE = 0.1  # the weight of the newest picture in the average
 
@@ -41,13 +45,27 @@ class Limits:
 class Service:
     """Shared by all routes."""
 
-    models: Models
+    repository: Repository
     metrics: Metrics | None = None
     limits: Limits = field(default_factory=Limits)
     # Decoding is bounded: each picture may take MAX_PIXELS * 3 bytes.
     pool: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(usable_cores()))
     held: int = 0
     decode_seconds: float = 0.0  # of one picture, a moving average
+
+    def __post_init__(self) -> None:
+        self.router = Router(models=self.models)
+
+    @property
+    def models(self) -> Models:
+        return self.repository.models
+
+    def assign(self, request: Request, name: str, version: str | None = None) -> contextlib.AbstractContextManager[Assignment]:
+        """The version of `name` that answers `request`. Ask when the body is there: a slow sender must not keep an old version.
+
+        Raises UnknownModel.
+        """
+        return self.router.assign(name, version, request_id=request.headers.get(REQUEST_ID))
 
     @contextlib.asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
@@ -130,12 +148,12 @@ class Service:
         finally:
             model.meter.stage(stage, now() - began)
 
-    async def infer(self, request: Request, model: Model, tensors: Mapping[str, np.ndarray], wish: Wish) -> Outputs:
-        """The model's outputs. Where the client goes away before, the request leaves the queue.
+    async def infer(self, request: Request, chosen: Assignment, tensors: Mapping[str, np.ndarray], wish: Wish) -> Outputs:
+        """The chosen version's outputs. Where the client goes away before, the request leaves the queue.
 
         Raises ClientDisconnect, Overloaded, HastenError.
         """
-        answer = asyncio.ensure_future(model.infer(tensors, wish))
+        answer = asyncio.ensure_future(chosen.infer(tensors, wish))
         gone = asyncio.ensure_future(_gone(request))
         try:
             await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
