@@ -349,6 +349,9 @@ def serve_bundle(
     slo: str | float | None = None,
     max_queue: int | None = None,
     allow_reload: bool = False,
+    split: Sequence[str] = (),
+    canary: Sequence[str] = (),
+    shadow: Sequence[str] = (),
     announce: Callable[[str], None] | None = None,
 ) -> None:
     """Answer HTTP requests with bundles until the process is told to stop.
@@ -362,6 +365,9 @@ def serve_bundle(
             it, and who cannot be answered in time is refused at once. Default: none; batches are as large as pays.
         max_queue: requests that may wait for one model. Default: 1024.
         allow_reload: let requests (the protocol's model repository extension) and SIGHUP load models anew.
+        split: versions that share the requests which name none, with weights: "digits@1=90,digits@2=10".
+        canary: "digits@2=5": 5 % of the requests go to version 2, until it is surely worse than the others.
+        shadow: "digits@2": version 2 gets copies of requests, whose outputs are compared and answer nobody.
         announce: called with each address (http://..., grpc://...) once connections are taken.
 
     Raises:
@@ -370,4 +376,7 @@ def serve_bundle(
     from .serve.models import MAX_QUEUE
     from .serve.run import serve
 
-    serve(*bundles, host=host, port=port, grpc_port=grpc_port, slo=slo, max_queue=max_queue or MAX_QUEUE, announce=announce)
+    serve(
+        *bundles, host=host, port=port, grpc_port=grpc_port, slo=slo, max_queue=max_queue or MAX_QUEUE, allow_reload=allow_reload,
+        split=split, canary=canary, shadow=shadow, announce=announce,
+    )  # fmt: skip

@@ -249,9 +249,7 @@ def test_a_slow_sender_and_a_half_closed_socket_hold_up_no_reload(served: tuple[
     _, client, _ = served
     where = (client.base_url.host, client.base_url.port or 0)
     body = httpx.Request("POST", client.base_url, json=ASK).content
-    head = (
-        f"POST /v2/models/toy/infer HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode()
-    )
+    head = f"POST /v2/models/toy/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
     with socket.create_connection(where) as slow, socket.create_connection(where) as half:
         slow.sendall(head + body[:100])
         half.sendall(head + body[:100])

@@ -17,7 +17,7 @@ SURFACE = {
     "profile": ["SOURCE", "--data", "--json", "--out", "--threads"],
     "report": ["BUNDLE", "--json", "--out"],
     "track": ["BUNDLE", "--experiment", "--json", "--uri"],
-    "serve": ["BUNDLE", "--allow-reload", "--grpc-port", "--host", "--max-queue", "--port", "--slo"],
+    "serve": ["BUNDLE", "--allow-reload", "--canary", "--grpc-port", "--host", "--max-queue", "--port", "--shadow", "--slo", "--split"],
     "store": [],
     "store ls": ["--json", "--store"],
     "store gc": ["--dry-run", "--json", "--keep", "--max-size", "--store"],

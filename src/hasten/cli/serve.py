@@ -17,6 +17,9 @@ from . import output, shared
 @click.option("--slo", metavar="TIME", help="From request to answer: 50ms. What cannot keep it is refused at once. Default: none.")
 @click.option("--max-queue", type=click.IntRange(min=1), metavar="N", help="Requests that may wait for one model. Default: 1024.")
 @click.option("--allow-reload", is_flag=True, help="Let requests and SIGHUP load models anew, without losing a request.")
+@click.option("--split", multiple=True, metavar="M@1=90,M@2=10", help="Versions of M that share the requests which name none.")
+@click.option("--canary", multiple=True, metavar="M@2=5", help="Version 2 gets 5 %, until it is surely worse than the others.")
+@click.option("--shadow", multiple=True, metavar="M@2", help="Version 2 gets copies; its outputs are compared and answer nobody.")
 @shared.everywhere
 def command(bundle: tuple[str, ...], max_queue: int | None, **options: Any) -> None:
     """Answer HTTP requests with bundles, until Ctrl-C. Several of one name are its versions 1, 2, ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from anyio import to_thread
 from starlette.applications import Starlette
@@ -23,6 +23,8 @@ from .problems import client_gone, http_error, our_error, unexpected
 from .reload import Repository
 from .service import Limits, Service
 from .tasks import Tasks
+from .traffic import Traffic
+from .trials import Trials
 from .watch import Watch
 
 
@@ -33,11 +35,13 @@ def create_app(
     max_queue: int = MAX_QUEUE,
     limits: Limits | None = None,
     allow_reload: bool = False,
+    traffic: Mapping[str, Traffic] | None = None,
 ) -> Starlette:
     """The server of `bundles`, whose programs are loaded at start-up and let go at shutdown.
 
     names: what they are called, where not by their own names; objective: seconds from a request's arrival to its answer, or infinity;
-    max_queue: requests of one class that may wait for one model; allow_reload: whether requests may load and unload models.
+    max_queue: requests of one class that may wait for one model; allow_reload: whether requests may load and unload models;
+    traffic: how versions share requests, by model.
     """
     metrics = Metrics() if has("prometheus_client") else None
     named = list(zip(names or [bundle.name for bundle in bundles], bundles, strict=True))
@@ -47,7 +51,7 @@ def create_app(
 
     models = Models.of(named, make)
     repository = Repository(models=models, make=make, allowed=allow_reload)
-    service = Service(repository=repository, metrics=metrics, limits=limits or Limits())
+    service = Service(repository=repository, traffic=traffic or {}, metrics=metrics, limits=limits or Limits())
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -56,7 +60,7 @@ def create_app(
         await models.close()
 
     app = Starlette(
-        routes=[route for kind in (Predict, Oip, Control, Tasks, Watch) for route in kind(service=service).routes()],
+        routes=[route for kind in (Predict, Oip, Control, Tasks, Trials, Watch) for route in kind(service=service).routes()],
         lifespan=lifespan,
         exception_handlers={HTTPException: http_error, HastenError: our_error, ClientDisconnect: client_gone, Exception: unexpected},
     )

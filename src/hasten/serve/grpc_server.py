@@ -38,7 +38,7 @@ from .infer import read_options
 from .models import Wish
 from .oip import EXTENSIONS, metadata
 from .router import Assignment
-from .service import Service, now
+from .service import STICKY_KEY, Service, now
 
 _STATUS_OF = {
     UnknownModel: "NOT_FOUND",
@@ -129,7 +129,8 @@ class _Rpc:
 
     async def model_infer(self, request: Any, context: Any) -> Any:
         arrived = now()
-        with self.service.router.assign(request.model_name, request.model_version, request_id=request.id) as chosen:
+        key = dict(context.invocation_metadata() or ()).get(STICKY_KEY)
+        with self.service.router.assign(request.model_name, request.model_version, key=key, request_id=request.id) as chosen:
             return await self._infer(request, context, chosen, arrived)
 
     async def _infer(self, request: Any, context: Any, chosen: Assignment, arrived: float) -> Any:
@@ -141,7 +142,7 @@ class _Rpc:
         with self.service.hold(request.ByteSize()):
             tensors = model.bundle.prepare_tensors(_tensors(request, model.bundle.signature))
             outputs = await chosen.infer(tensors, wish)
-        answer = messages.message("ModelInferResponse")(model_name=model.name, model_version=model.version, id=request.id)
+        answer = messages.message("ModelInferResponse")(model_name=model.name, model_version=model.version, id=chosen.id)
         for name in wanted:
             array = outputs[name]
             answer.outputs.add(name=name, datatype=codec.datatype(str(array.dtype)), shape=array.shape)

@@ -38,6 +38,8 @@ class Model:
 
     away: str = ""
     """Why it does not answer, where that is meant to be so."""
+    token: object
+    """Stands for this loading of it, and holds nothing."""
 
     def __init__(
         self,
@@ -51,7 +53,7 @@ class Model:
     ) -> None:
         self.name, self.version, self.bundle = name, version, bundle
         self.objective, self._max_queue = objective, max_queue
-        self._metrics = metrics
+        self._metrics, self.token = metrics, object()
         self._batcher: Batcher | None = None
         self.meter = Meter()
         self._holders, self._released = 0, asyncio.Event()

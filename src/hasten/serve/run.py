@@ -10,7 +10,7 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from ..core.need import require
 from ..core.units import parse_duration
 from .models import MAX_QUEUE
 from .reload import check_proved
+from .traffic import read_traffic
 
 if TYPE_CHECKING:
     import uvicorn
@@ -38,6 +39,9 @@ def serve(
     slo: str | float | None = None,
     max_queue: int = MAX_QUEUE,
     allow_reload: bool = False,
+    split: Sequence[str] = (),
+    canary: Sequence[str] = (),
+    shadow: Sequence[str] = (),
     announce: Callable[[str], None] | None = None,
     log_level: str = "warning",
 ) -> None:
@@ -46,8 +50,9 @@ def serve(
     bundles: folders, or NAME=FOLDER; several of one name are its versions 1, 2, ...; port, grpc_port: 0 takes a free one, and without
     a grpc_port there is no gRPC; slo: the service objective, from a request's arrival to its answer, in seconds or as "50ms": batches are
     as large as keeps it, and who cannot be answered in time is refused; max_queue: requests that may wait for one model; allow_reload:
-    requests and SIGHUP may load models anew; announce: called with each address once connections are taken. Every bundle is proved and
-    every program warmed up before that. Raises JobError, BundleError, NotPossibleHere, MissingExtra.
+    requests and SIGHUP may load models anew; split, canary, shadow: how versions share requests, as `read_traffic` takes it; announce:
+    called with each address once connections are taken. Every bundle is proved and every program warmed up before that. Raises JobError,
+    BundleError, NotPossibleHere, MissingExtra.
     """
     import uvicorn
 
@@ -57,6 +62,7 @@ def serve(
     if grpc_port is not None:
         _check_port("--grpc-port", grpc_port)
         require("grpc", why="by --grpc-port")
+    traffic = read_traffic(split=split, canary=canary, shadow=shadow)
     with contextlib.ExitStack() as opened:
         named = [_open(text, opened) for text in bundles]
         with listen(host, port) as listening:
@@ -66,6 +72,7 @@ def serve(
                 objective=objective,
                 max_queue=max_queue,
                 allow_reload=allow_reload,
+                traffic=traffic,
             )
             config = uvicorn.Config(
                 app, log_level=log_level, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_SECONDS, lifespan="on"

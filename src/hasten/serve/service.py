@@ -22,13 +22,15 @@ from .metrics import Metrics
 from .models import Model, Models, Wish
 from .reload import Repository
 from .router import Assignment, Router
+from .traffic import Traffic
 
 T = TypeVar("T")
 
 SMALL_BYTES = 16_384
 """What is not larger is decoded and encoded on the event loop: handing it to a thread would take longer."""
 
-REQUEST_ID = "x-request-id"
+REQUEST_ID, STICKY_KEY = "x-request-id", "hasten-sticky-key"
+"""Headers of requests. Those with one sticky key are answered by one version; the same name is metadata over gRPC."""
 
 _DECODE_RATE = 0.1  # the weight of the newest picture in the average
 
@@ -46,6 +48,7 @@ class Service:
     """Shared by all routes."""
 
     repository: Repository
+    traffic: Mapping[str, Traffic] = field(default_factory=dict)
     metrics: Metrics | None = None
     limits: Limits = field(default_factory=Limits)
     # Decoding is bounded: each picture may take MAX_PIXELS * 3 bytes.
@@ -54,7 +57,7 @@ class Service:
     decode_seconds: float = 0.0  # of one picture, a moving average
 
     def __post_init__(self) -> None:
-        self.router = Router(models=self.models)
+        self.router = Router(self.models, self.traffic, self.metrics)
 
     @property
     def models(self) -> Models:
@@ -65,7 +68,8 @@ class Service:
 
         Raises UnknownModel.
         """
-        return self.router.assign(name, version, request_id=request.headers.get(REQUEST_ID))
+        headers = request.headers
+        return self.router.assign(name, version, key=headers.get(STICKY_KEY), request_id=headers.get(REQUEST_ID))
 
     @contextlib.asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
