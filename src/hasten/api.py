@@ -352,6 +352,11 @@ def serve_bundle(
     split: Sequence[str] = (),
     canary: Sequence[str] = (),
     shadow: Sequence[str] = (),
+    memory: str | float | None = None,
+    api_keys: Path | str | None = None,
+    tls_cert: Path | str | None = None,
+    tls_key: Path | str | None = None,
+    tls_ca: Path | str | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> None:
     """Answer HTTP requests with bundles until the process is told to stop.
@@ -368,6 +373,11 @@ def serve_bundle(
         split: versions that share the requests which name none, with weights: "digits@1=90,digits@2=10".
         canary: "digits@2=5": 5 % of the requests go to version 2, until it is surely worse than the others.
         shadow: "digits@2": version 2 gets copies of requests, whose outputs are compared and answer nobody.
+        memory: for all programs together, in bytes or as "2GB"; who was asked least recently is unloaded, and loaded when asked again.
+        api_keys: a file of keys with their limits, as hasten.serve.access shows it. Default: whoever reaches the port may ask.
+        tls_cert: the server's certificate, a PEM file with its chain.
+        tls_key: the key that goes with it.
+        tls_ca: certificates of those who sign callers' certificates, which they then need.
         announce: called with each address (http://..., grpc://...) once connections are taken.
 
     Raises:
@@ -378,5 +388,6 @@ def serve_bundle(
 
     serve(
         *bundles, host=host, port=port, grpc_port=grpc_port, slo=slo, max_queue=max_queue or MAX_QUEUE, allow_reload=allow_reload,
-        split=split, canary=canary, shadow=shadow, announce=announce,
+        split=split, canary=canary, shadow=shadow, memory=memory, api_keys=api_keys, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca,
+        announce=announce,
     )  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -244,8 +246,22 @@ def test_without_allow_reload_nothing_changes(saved: tuple[Path, Path]) -> None:
         assert process.wait(30) == -signal.SIGHUP, "as ever"
 
 
+def test_the_command_line_reaches_the_server(saved: tuple[Path, Path]) -> None:
+    command = [sys.executable, "-m", "hasten", "serve", f"toy={saved[0]}", f"toy={saved[1]}", "--port", "0", "--allow-reload"]
+    options = ["--split", "toy@1=1", "--canary", "toy@2=5", "--memory", "1GB"]
+    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stdout is not None
+            with httpx.Client(base_url=child.stdout.readline().split()[0], timeout=60) as client:
+                (found,) = client.get("/api/v1/experiments").json()["experiments"]
+                assert found["weights"] == {"1": 0.95, "2": 0.05}
+                assert client.post(LOAD).status_code == 200
+        finally:
+            child.terminate()
+
+
 def test_a_slow_sender_and_a_half_closed_socket_hold_up_no_reload(served: tuple[Any, httpx.Client, Path]) -> None:
-    """Both have begun a request that never ends; nobody waits for them, and who closes only his side for writing is answered."""
+    """Neither has sent all of a request: nobody waits for them, and the slow one is answered when he has. Nor for one who left."""
     _, client, _ = served
     where = (client.base_url.host, client.base_url.port or 0)
     body = httpx.Request("POST", client.base_url, json=ASK).content

@@ -230,6 +230,24 @@ def test_a_label_counts_once_and_only_for_who_was_drawn(path: Path) -> None:
     asked(app, body)
 
 
+def test_openapi_says_what_feedback_is_answered(path: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    app = served(path, Says(1, 0, 0), Says(0, 1, 0), split=["toy@1=1,toy@2=1"])
+
+    async def body(client: httpx.AsyncClient) -> None:
+        schemas = (await client.get("/api/v1/openapi.json")).json()
+        await client.post(INFER, json={**ONE, "id": "a"})
+        for content, status in (({"request_id": "a", "label": 0}, 200), ({"request_id": "a", "label": 0}, 404), ({"label": 0}, 400)):
+            reply = await client.post("/api/v1/feedback", json=content)
+            assert reply.status_code == status
+            answer = schemas["paths"]["/api/v1/feedback"]["post"]["responses"][str(status)]["content"]
+            (kind,) = answer
+            assert reply.headers["content-type"] == kind
+            jsonschema.Draft202012Validator({**answer[kind]["schema"], "components": schemas["components"]}).validate(reply.json())
+
+    asked(app, body)
+
+
 def test_answers_that_wait_for_labels_are_bounded(path: Path) -> None:
     app = served(path, Says(1, 0, 0))
     app.state.service.router.answers._most = 10
@@ -258,6 +276,45 @@ def test_what_was_seen_of_a_version_is_forgotten_when_it_is_loaded_anew(path: Pa
         await app.state.service.repository.load("toy", version="2")
         after = await document(client)
         assert (after["weights"], after["canary"]["rolled_back"]) == ({"1": 0.5, "2": 0.5}, None)
+
+    asked(app, body)
+
+
+def test_who_is_under_way_ends_on_the_old_version_while_the_new_one_answers(path: Path) -> None:
+    old = Says(1, 0, 0)
+    app = served(path, old)
+
+    async def body(client: httpx.AsyncClient) -> None:
+        before = app.state.service.models.get("toy")
+        old.released.clear()
+        under_way = asyncio.create_task(client.post(INFER, json=ONE))
+        while not before._holders:
+            await asyncio.sleep(0)
+        loading = asyncio.create_task(app.state.service.repository.load("toy"))
+        while app.state.service.models.get("toy") is before:
+            await client.get("/v2/health/live")
+        assert (await client.post(INFER, json=ONE)).json()["outputs"][0]["data"] == [0, 0, 0], "what the bundle itself computes"
+        assert not loading.done()
+        assert not under_way.done()
+        old.released.set()
+        await loading
+        assert (await under_way).json()["outputs"][0]["data"] == [1, 0, 0]
+        assert not before.ready
+
+    asked(app, body)
+
+
+def test_whoever_stops_waiting_for_a_load_stops_nothing(path: Path) -> None:
+    app = served(path, Says(1, 0, 0))
+
+    async def body(client: httpx.AsyncClient) -> None:
+        before = app.state.service.models.get("toy")
+        loading = asyncio.create_task(app.state.service.repository.load("toy"))
+        await asyncio.sleep(0)
+        loading.cancel()
+        while app.state.service.models.get("toy") is before or before.ready:
+            await client.get("/v2/health/live")
+        assert (await client.post(INFER, json=ONE)).json()["outputs"][0]["data"] == [0, 0, 0]
 
     asked(app, body)
 

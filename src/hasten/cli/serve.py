@@ -20,6 +20,11 @@ from . import output, shared
 @click.option("--split", multiple=True, metavar="M@1=90,M@2=10", help="Versions of M that share the requests which name none.")
 @click.option("--canary", multiple=True, metavar="M@2=5", help="Version 2 gets 5 %, until it is surely worse than the others.")
 @click.option("--shadow", multiple=True, metavar="M@2", help="Version 2 gets copies; its outputs are compared and answer nobody.")
+@click.option("--memory", metavar="SIZE", help="For all programs together: 2GB. Who was asked least recently makes room. Default: none.")
+@click.option("--api-keys", metavar="FILE", type=click.Path(), help="Keys and what each may ask (TOML). Default: everybody may.")
+@click.option("--tls-cert", metavar="FILE", type=click.Path(), help="Certificate (PEM) to answer https and grpcs with.")
+@click.option("--tls-key", metavar="FILE", type=click.Path(), help="The key that goes with it.")
+@click.option("--tls-ca", metavar="FILE", type=click.Path(), help="Callers need a certificate that one of these signed (mutual TLS).")
 @shared.everywhere
 def command(bundle: tuple[str, ...], max_queue: int | None, **options: Any) -> None:
     """Answer HTTP requests with bundles, until Ctrl-C. Several of one name are its versions 1, 2, ...

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from ..bundle.read import Bundle
 from ..core.errors import HastenError
 from ..core.need import has
+from .access import Access, Guard
 from .control import Control
 from .metrics import Metrics
 from .models import MAX_QUEUE, Model, Models
@@ -36,12 +37,14 @@ def create_app(
     limits: Limits | None = None,
     allow_reload: bool = False,
     traffic: Mapping[str, Traffic] | None = None,
+    memory_bytes: float = math.inf,
+    access: Access | None = None,
 ) -> Starlette:
     """The server of `bundles`, whose programs are loaded at start-up and let go at shutdown.
 
     names: what they are called, where not by their own names; objective: seconds from a request's arrival to its answer, or infinity;
     max_queue: requests of one class that may wait for one model; allow_reload: whether requests may load and unload models;
-    traffic: how versions share requests, by model.
+    traffic: how versions share requests, by model; memory_bytes: for all programs that are loaded together; access: who may ask, None: all.
     """
     metrics = Metrics() if has("prometheus_client") else None
     named = list(zip(names or [bundle.name for bundle in bundles], bundles, strict=True))
@@ -50,8 +53,8 @@ def create_app(
         return Model(name, version, bundle, objective=objective, max_queue=max_queue, metrics=metrics)
 
     models = Models.of(named, make)
-    repository = Repository(models=models, make=make, allowed=allow_reload)
-    service = Service(repository=repository, traffic=traffic or {}, metrics=metrics, limits=limits or Limits())
+    repository = Repository(models=models, make=make, allowed=allow_reload, memory_bytes=memory_bytes)
+    service = Service(repository=repository, traffic=traffic or {}, access=access, metrics=metrics, limits=limits or Limits())
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -65,4 +68,6 @@ def create_app(
         exception_handlers={HTTPException: http_error, HastenError: our_error, ClientDisconnect: client_gone, Exception: unexpected},
     )
     app.state.service = service
+    if access is not None:
+        app.add_middleware(Guard, access=access)
     return app

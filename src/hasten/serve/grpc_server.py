@@ -39,6 +39,7 @@ from .models import Wish
 from .oip import EXTENSIONS, metadata
 from .router import Assignment
 from .service import STICKY_KEY, Service, now
+from .tls import Tls
 
 _STATUS_OF = {
     UnknownModel: "NOT_FOUND",
@@ -62,12 +63,13 @@ _FIELD_OF = {
 }
 """Where numbers lie that are not sent as bytes. FP16 has no place there."""
 
+_OPEN = ("ServerLive", "ServerReady")  # probes carry no key
 _IN_FLIGHT = 64  # requests of one stream that are worked on at once
 _log = logging.getLogger(__name__)
 
 
 @contextlib.asynccontextmanager
-async def running(service: Service, host: str, port: int, *, grace: float) -> AsyncIterator[int]:
+async def running(service: Service, host: str, port: int, *, grace: float, tls: Tls | None = None) -> AsyncIterator[int]:
     """A gRPC server on `host`, as long as this lasts; its port. grace: seconds for calls under way at the end.
 
     Raises NotPossibleHere, MissingExtra.
@@ -78,7 +80,8 @@ async def running(service: Service, host: str, port: int, *, grace: float) -> As
     server = aio.server(options=options)
     server.add_generic_rpc_handlers((_handlers(_Rpc(service=service)),))
     try:
-        bound = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        bound = server.add_insecure_port(address) if tls is None else server.add_secure_port(address, tls.of_grpc())
     except RuntimeError:
         raise NotPossibleHere(
             "--grpc-port", f"{port} cannot be listened on at {host}", hint="Name another one; 0 takes any free one"
@@ -96,7 +99,7 @@ def _handlers(rpc: _Rpc) -> Any:
     for name, (request, response) in messages.methods().items():
         streams = name == "ModelStreamInfer"
         make = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
-        behaviour = rpc.stream if streams else _guarded(getattr(rpc, _snake(name)))
+        behaviour = rpc.stream if streams else _guarded(rpc.service, getattr(rpc, _snake(name)), open_to_all=name in _OPEN)
         handlers[name] = make(behaviour, request_deserializer=request.FromString, response_serializer=response.SerializeToString)
     return grpc.method_handlers_generic_handler(messages.SERVICE, handlers)
 
@@ -130,7 +133,7 @@ class _Rpc:
     async def model_infer(self, request: Any, context: Any) -> Any:
         arrived = now()
         key = dict(context.invocation_metadata() or ()).get(STICKY_KEY)
-        with self.service.router.assign(request.model_name, request.model_version, key=key, request_id=request.id) as chosen:
+        async with self.service.router.assign(request.model_name, request.model_version, key=key, request_id=request.id) as chosen:
             return await self._infer(request, context, chosen, arrived)
 
     async def _infer(self, request: Any, context: Any, chosen: Assignment, arrived: float) -> Any:
@@ -190,19 +193,21 @@ class _Rpc:
         """The answer to one request of a stream, where an error is a message and ends nothing."""
         answer = messages.message("ModelStreamInferResponse")()
         try:
-            answer.infer_response.CopyFrom(await self.model_infer(request, context))
+            with self.service.admitted(context):
+                answer.infer_response.CopyFrom(await self.model_infer(request, context))
         except Exception as error:  # noqa: BLE001 - told to whoever asked
             _, answer.error_message, _ = _told(error)
             answer.infer_response.id = request.id
         return answer
 
 
-def _guarded(method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
-    """A method whose errors become statuses."""
+def _guarded(service: Service, method: Callable[[Any, Any], Awaitable[Any]], *, open_to_all: bool) -> Callable[[Any, Any], Awaitable[Any]]:
+    """A method whose errors become statuses. open_to_all: who calls it needs no key."""
 
     async def guarded(request: Any, context: Any) -> Any:
         try:
-            return await method(request, context)
+            with contextlib.nullcontext() if open_to_all else service.admitted(context):
+                return await method(request, context)
         except Exception as error:  # noqa: BLE001 - told to whoever asked
             status, text, trailing = _told(error)
         return await context.abort(getattr(need("grpc").StatusCode, status), text, trailing)

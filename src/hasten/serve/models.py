@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -38,6 +39,8 @@ class Model:
 
     away: str = ""
     """Why it does not answer, where that is meant to be so."""
+    evicted: bool = False
+    """Whether its program was let go to make room, and is loaded when somebody asks."""
     token: object
     """Stands for this loading of it, and holds nothing."""
 
@@ -53,7 +56,7 @@ class Model:
     ) -> None:
         self.name, self.version, self.bundle = name, version, bundle
         self.objective, self._max_queue = objective, max_queue
-        self._metrics, self.token = metrics, object()
+        self._metrics, self.token, self.asked = metrics, object(), 0.0
         self._batcher: Batcher | None = None
         self.meter = Meter()
         self._holders, self._released = 0, asyncio.Event()
@@ -61,12 +64,13 @@ class Model:
     @property
     def ready(self) -> bool:
         """Whether it answers."""
-        return self._batcher is not None and not self.away
+        return self._batcher is not None and not self.away and not self.evicted
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Keeps the program for a request: `close` waits until nobody holds it."""
         self._holders += 1
+        self.asked = time.monotonic()
         try:
             yield
         finally:
@@ -187,12 +191,12 @@ class Models:
     @property
     def ready(self) -> bool:
         """Whether all of them answer that are meant to."""
-        return all(model.ready or model.away for model in self)
+        return all(model.ready or model.away or model.evicted for model in self)
 
     def load(self) -> None:
         """Load those that are not ready, one after the other: each is timed while the others are idle. Raises what `Model.load` raises."""
         for model in self:
-            if not model.ready:
+            if not (model.ready or model.away or model.evicted):
                 model.load()
 
     async def close(self) -> None:

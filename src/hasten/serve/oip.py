@@ -65,9 +65,9 @@ class Oip:
 
     async def infer(self, request: Request) -> Response:
         arrived, name = now(), self._model(request).name
-        async with self.service.body(request) as body:
-            with self.service.assign(request, name, request.path_params.get("version")) as chosen:
-                return await self._answer(request, chosen, body, arrived)
+        version = request.path_params.get("version")
+        async with self.service.body(request) as body, self.service.assign(request, name, version) as chosen:
+            return await self._answer(request, chosen, body, arrived)
 
     async def _answer(self, request: Request, chosen: Assignment, body: bytes, arrived: float) -> Response:
         length, model = _header_length(request), chosen.model

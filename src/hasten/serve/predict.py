@@ -53,7 +53,7 @@ class Predict:
             def decode() -> dict[str, np.ndarray]:
                 return model.bundle.prepare(body) if picture else _nested(model, body)
 
-            with self.service.assign(request, model.name) as chosen:
+            async with self.service.assign(request, model.name) as chosen:
                 model = chosen.model
                 tensors = await self.service.decode(model, wish, decode)
                 outputs = await self.service.infer(request, chosen, tensors, wish)

@@ -43,6 +43,8 @@ async def our_error(request: Request, error: Exception) -> Response:
     """An error of hasten's own."""
     status = next(status for kind, status in STATUS_OF.items() if isinstance(error, kind))
     headers = {"Retry-After": str(math.ceil(error.retry_after_seconds))} if isinstance(error, Overloaded) else {}
+    if isinstance(error, NotKnown):
+        headers["WWW-Authenticate"] = "Bearer"
     return _answer(request, status, str(error), headers)
 
 

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from ..bundle.layout import PROGRAM
 from ..bundle.read import Bundle
 from ..bundle.verify import prove
-from ..core.errors import BundleError, DataError, HastenError, NotAllowed, NotLoaded, UnknownModel
+from ..core.errors import BundleError, DataError, HastenError, NotAllowed, NotLoaded, NotPossibleHere, UnknownModel
+from ..core.units import format_bytes
+from .access import CALLER
 from .models import Model, Models
 
 T = TypeVar("T")
 
-UNLOADED = "unloaded"
+UNLOADED, EVICTED = "unloaded", "evicted: it is loaded when somebody asks"
 _FOLDER = re.compile(r"(?!\.+$)[A-Za-z0-9._-]+")  # a name of one folder: no path that leads elsewhere
 _log = logging.getLogger(__name__)
 
@@ -43,12 +47,37 @@ class Repository:
     models: Models
     make: Callable[[str, str, Bundle], Model]
     allowed: bool = False
+    memory_bytes: float = math.inf
+    """All programs that are loaded together, by `footprint`. While a version is replaced the old one counts as gone already."""
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        """Those that do not fit beside the ones before them are loaded when somebody asks. Raises NotPossibleHere."""
+        if math.isinf(self.memory_bytes):
+            return
+        used = 0
+        for model in self.models:
+            self._check_fits(model.bundle)
+            size = footprint(model.bundle)
+            model.evicted = used + size > self.memory_bytes
+            used += 0 if model.evicted else size
+
+    def start(self) -> None:
+        """Load all that fits, one after the other, proved. Raises BundleError and what `Model.load` raises."""
+        for model in self.models:
+            if model.evicted:
+                for file in model.bundle.manifest.files:
+                    model.bundle.file(file)
+            else:
+                load_proved(model)
+
     def check_allowed(self) -> None:
-        """Raises NotAllowed where requests may not change what is served."""
-        if not self.allowed:
+        """Raises NotAllowed where requests may not change what is served. Where keys are needed, the key's own right counts."""
+        rights = CALLER.get()
+        if rights is not None and not rights.reload:
+            raise NotAllowed("repository", "is not changed with this key", hint="Its entry in the file of keys must say reload = true")
+        if rights is None and not self.allowed:
             raise NotAllowed("repository", "is not changed by requests here", hint="`hasten serve --allow-reload` lets them")
 
     def index(self, *, ready: bool = False) -> list[Entry]:
@@ -67,6 +96,10 @@ class Repository:
     async def unload(self, name: str, *, version: str | None = None) -> None:
         """Answer no more requests to `name`, and let its programs go when those under way have ended. Raises UnknownModel."""
         await self._finish(self._unload(self._known(name, version)))
+
+    async def recall(self, model: Model) -> Model:
+        """The version that was evicted, loaded again; those that were asked least recently make room. Raises NotPossibleHere."""
+        return await self._finish(self._recalled(model.name, model.version))
 
     async def reload(self) -> None:
         """Read all that is in service from its folders again. What fails is logged and stays as it was."""
@@ -87,10 +120,41 @@ class Repository:
     async def _load(self, wanted: Sequence[tuple[str, str, Path]]) -> None:
         async with self._turn:
             for name, version, path in wanted:
-                fresh = await asyncio.to_thread(self._loaded, name, version, path)
-                before = self.models.switch(fresh)
-                if before is not None:
-                    await before.close()
+                await self._take(name, version, path)
+
+    async def _recalled(self, name: str, version: str) -> Model:
+        async with self._turn:
+            model = self.models.get(name, version)
+            if not model.evicted:  # somebody else wanted it too, and was first
+                return model
+            try:
+                return await self._take(name, version, model.bundle.path)
+            except NotLoaded as error:
+                raise NotPossibleHere(name, f"cannot be loaded again: {str(error).rstrip('.')}") from error
+
+    async def _take(self, name: str, version: str, path: Path) -> Model:
+        """The bundle in `path`, loaded and in service. Raises NotLoaded."""
+        opened = await asyncio.to_thread(self._opened, name, version, path)
+        await self._make_room(opened)
+        fresh = await asyncio.to_thread(self._loaded, opened)
+        before = self.models.switch(fresh)
+        if before is not None:
+            await before.close()
+        return fresh
+
+    async def _make_room(self, wanted: Model) -> None:
+        """Evict who was asked least recently until `wanted` fits."""
+        if math.isinf(self.memory_bytes):
+            return
+        others = [model for model in self.models if model.ready and (model.name, model.version) != (wanted.name, wanted.version)]
+        others.sort(key=lambda model: model.asked)
+        used = footprint(wanted.bundle) + sum(footprint(model.bundle) for model in others)
+        for model in others:
+            if used <= self.memory_bytes:
+                return
+            used -= footprint(model.bundle)
+            model.evicted = True
+            await model.close()
 
     async def _unload(self, models: Sequence[Model]) -> None:
         async with self._turn:
@@ -98,12 +162,26 @@ class Repository:
                 model.away = UNLOADED
             await asyncio.gather(*(model.close() for model in models))
 
-    def _loaded(self, name: str, version: str, path: Path) -> Model:
-        """A model that is ready, or NotLoaded."""
+    def _opened(self, name: str, version: str, path: Path) -> Model:
+        """A model that is not loaded yet, or NotLoaded."""
         try:
-            return load_proved(self.make(name, version, Bundle.open(path)))
+            bundle = Bundle.open(path)
+            self._check_fits(bundle)
         except HastenError as error:
-            raise NotLoaded(f"{name} version {version}", f"stays as it was: {str(error).rstrip('.')}") from error
+            raise _not_loaded(name, version, error) from error
+        return self.make(name, version, bundle)
+
+    def _loaded(self, model: Model) -> Model:
+        """`model`, ready, or NotLoaded."""
+        try:
+            return load_proved(model)
+        except HastenError as error:
+            raise _not_loaded(model.name, model.version, error) from error
+
+    def _check_fits(self, bundle: Bundle) -> None:
+        if math.isfinite(self.memory_bytes) and footprint(bundle) > self.memory_bytes:
+            need = format_bytes(footprint(bundle))
+            raise NotPossibleHere("--memory", f"must be at least {need} for {bundle.name}", got=format_bytes(self.memory_bytes))
 
     def _known(self, name: str, version: str | None) -> list[Model]:
         known = self.models.all_of(name)
@@ -135,6 +213,16 @@ def load_proved(model: Model) -> Model:
     return model
 
 
+def footprint(bundle: Bundle) -> int:
+    """Bytes that its program takes: the peak that was measured for the certificate, else the size of the program's files."""
+    measured = (bundle.answer.get("answer") or {}).get("peak_memory_bytes")
+    return measured or sum(file.size_bytes for name, file in bundle.manifest.files.items() if name.startswith(f"{PROGRAM}/"))
+
+
+def _not_loaded(name: str, version: str, error: HastenError) -> NotLoaded:
+    return NotLoaded(f"{name} version {version}", f"stays as it was: {str(error).rstrip('.')}")
+
+
 def check_proved(bundle: Bundle) -> None:
     """Raises BundleError unless the files are those that were written and the program computes here what was certified."""
     for proof in prove(bundle):
@@ -143,5 +231,6 @@ def check_proved(bundle: Bundle) -> None:
 
 
 def _entry(model: Model) -> Entry:
-    state: Literal["READY", "LOADING", "UNAVAILABLE"] = "READY" if model.ready else "UNAVAILABLE" if model.away else "LOADING"
-    return Entry(name=model.name, version=model.version, state=state, reason=model.away)
+    reason = model.away or (EVICTED if model.evicted else "")
+    state: Literal["READY", "LOADING", "UNAVAILABLE"] = "READY" if model.ready else "UNAVAILABLE" if reason else "LOADING"
+    return Entry(name=model.name, version=model.version, state=state, reason=reason)

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,8 @@ from .metrics import Metrics
 from .models import Model, Models, Wish
 from .shadow import Shadow
 from .traffic import Traffic, choose
+
+Recall = Callable[[Model], Awaitable[Model]]
 
 _log = logging.getLogger(__name__)
 
@@ -139,18 +141,27 @@ class Route:
 
 
 class Router:
-    """Chooses among the versions of `models`. traffic: by model, where it is not all to the newest. Raises UnknownModel, JobError."""
+    """Chooses among the versions of `models`.
 
-    def __init__(self, models: Models, traffic: Mapping[str, Traffic] | None = None, metrics: Metrics | None = None) -> None:
+    traffic: by model, where it is not all to the newest; recall: loads one that was evicted. Raises UnknownModel, JobError.
+    """
+
+    def __init__(
+        self, models: Models, traffic: Mapping[str, Traffic] | None = None, *, metrics: Metrics | None = None, recall: Recall | None = None
+    ) -> None:
         self.models, self.answers = models, Answers()
-        self._metrics = metrics
+        self._metrics, self._recall = metrics, recall
         self.routes = {name: Route(name=name, models=models, traffic=wanted, metrics=metrics) for name, wanted in (traffic or {}).items()}
 
-    @contextlib.contextmanager
-    def assign(self, name: str, version: str | None, *, key: str | None = None, request_id: str | None = None) -> Iterator[Assignment]:
+    @contextlib.asynccontextmanager
+    async def assign(
+        self, name: str, version: str | None, *, key: str | None = None, request_id: str | None = None
+    ) -> AsyncIterator[Assignment]:
         """The version that answers, as long as this lasts. key: requests with the same one get the same version. Raises UnknownModel."""
         route = None if version else self.routes.get(name)
         model = self.models.get(name, version if route is None else route.choose(key))
+        while model.evicted and self._recall is not None:  # again where somebody else made it go while this waited
+            model = await self._recall(model)
         with model.held():
             yield Assignment(model=model, id=request_id or uuid.uuid4().hex, router=self, route=route)
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 from ..bundle.read import Bundle
 from ..core.errors import JobError, NotPossibleHere
 from ..core.need import require
-from ..core.units import parse_duration
+from ..core.units import parse_duration, parse_size
+from .access import Access
 from .models import MAX_QUEUE
-from .reload import check_proved
+from .tls import Tls
 from .traffic import read_traffic
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ def serve(
     split: Sequence[str] = (),
     canary: Sequence[str] = (),
     shadow: Sequence[str] = (),
+    memory: str | float | None = None,
+    api_keys: Path | str | None = None,
+    tls_cert: Path | str | None = None,
+    tls_key: Path | str | None = None,
+    tls_ca: Path | str | None = None,
     announce: Callable[[str], None] | None = None,
     log_level: str = "warning",
 ) -> None:
@@ -50,9 +56,10 @@ def serve(
     bundles: folders, or NAME=FOLDER; several of one name are its versions 1, 2, ...; port, grpc_port: 0 takes a free one, and without
     a grpc_port there is no gRPC; slo: the service objective, from a request's arrival to its answer, in seconds or as "50ms": batches are
     as large as keeps it, and who cannot be answered in time is refused; max_queue: requests that may wait for one model; allow_reload:
-    requests and SIGHUP may load models anew; split, canary, shadow: how versions share requests, as `read_traffic` takes it; announce:
-    called with each address once connections are taken. Every bundle is proved and every program warmed up before that. Raises JobError,
-    BundleError, NotPossibleHere, MissingExtra.
+    requests and SIGHUP may load models anew; split, canary, shadow: how versions share requests, as `read_traffic` takes it; memory: for
+    all programs together, as "2GB": who was asked least recently makes room; api_keys: a file, as access.py shows it; tls_cert, tls_key,
+    tls_ca: PEM files; with a tls_ca, callers need a certificate that it signed; announce: called with each address once connections are
+    taken. Every bundle is proved and every program warmed up before that. Raises JobError, BundleError, NotPossibleHere, MissingExtra.
     """
     import uvicorn
 
@@ -63,6 +70,9 @@ def serve(
         _check_port("--grpc-port", grpc_port)
         require("grpc", why="by --grpc-port")
     traffic = read_traffic(split=split, canary=canary, shadow=shadow)
+    memory_bytes = math.inf if memory is None else parse_size(memory, field="--memory")
+    access = None if api_keys is None else Access.read(api_keys)
+    tls = Tls.of(tls_cert, tls_key, tls_ca)
     with contextlib.ExitStack() as opened:
         named = [_open(text, opened) for text in bundles]
         with listen(host, port) as listening:
@@ -73,27 +83,41 @@ def serve(
                 max_queue=max_queue,
                 allow_reload=allow_reload,
                 traffic=traffic,
+                memory_bytes=memory_bytes,
+                access=access,
             )
             config = uvicorn.Config(
-                app, log_level=log_level, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_SECONDS, lifespan="on"
+                app,
+                log_level=log_level,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=GRACE_SECONDS,
+                lifespan="on",
+                **(tls.of_uvicorn() if tls else {}),
             )
-            app.state.service.models.load()  # what goes wrong here is one line, and nobody was told to come
+            app.state.service.repository.start()  # what goes wrong here is one line, and nobody was told to come
             server = uvicorn.Server(config)
             with _quiet_stop(server), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-                runner.run(_run(server, listening, app.state.service, host, grpc_port, announce or (lambda _: None)))
+                runner.run(_run(server, listening, app.state.service, host, grpc_port, announce or (lambda _: None), tls))
 
 
 async def _run(
-    server: uvicorn.Server, listening: socket.socket, service: Service, host: str, grpc_port: int | None, announce: Callable[[str], None]
+    server: uvicorn.Server,
+    listening: socket.socket,
+    service: Service,
+    host: str,
+    grpc_port: int | None,
+    announce: Callable[[str], None],
+    tls: Tls | None,
 ) -> None:
     async with contextlib.AsyncExitStack() as also:
         also.enter_context(_reloading(service))
-        addresses = [_url(listening)]
+        addresses = [_url(listening, "http" if tls is None else "https")]
         if grpc_port is not None:
             from .grpc_server import running
 
-            port = await also.enter_async_context(running(service, host, grpc_port, grace=GRACE_SECONDS))
-            addresses.append(f"grpc://{_address(host, port)}")
+            port = await also.enter_async_context(running(service, host, grpc_port, grace=GRACE_SECONDS, tls=tls))
+            addresses.append(f"{'grpc' if tls is None else 'grpcs'}://{_address(host, port)}")
         for address in addresses:
             announce(address)
         await server.serve(sockets=[listening])
@@ -120,7 +144,6 @@ def _open(text: Path | str, opened: contextlib.ExitStack) -> tuple[str, Bundle]:
     bundle = opened.enter_context(Bundle.open(folder if named else text))
     if named and not NAME.fullmatch(name):
         raise JobError("name", "must be letters, digits, dots, dashes or underscores", got=name)
-    check_proved(bundle)
     return name if named else bundle.name, bundle
 
 
@@ -149,9 +172,9 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _url(listening: socket.socket) -> str:
+def _url(listening: socket.socket, scheme: str) -> str:
     host, port = listening.getsockname()[:2]
-    return f"http://{_address(host, port)}"
+    return f"{scheme}://{_address(host, port)}"
 
 
 def _address(host: str, port: int) -> str:

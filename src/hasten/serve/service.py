@@ -8,7 +8,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from anyio import CapacityLimiter, to_thread
@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from ..core.errors import QueueFull
 from ..core.machine import usable_cores
+from .access import Access
 from .batcher import Outputs
 from .metrics import Metrics
 from .models import Model, Models, Wish
@@ -49,6 +50,7 @@ class Service:
 
     repository: Repository
     traffic: Mapping[str, Traffic] = field(default_factory=dict)
+    access: Access | None = None
     metrics: Metrics | None = None
     limits: Limits = field(default_factory=Limits)
     # Decoding is bounded: each picture may take MAX_PIXELS * 3 bytes.
@@ -57,19 +59,25 @@ class Service:
     decode_seconds: float = 0.0  # of one picture, a moving average
 
     def __post_init__(self) -> None:
-        self.router = Router(self.models, self.traffic, self.metrics)
+        self.router = Router(self.models, self.traffic, metrics=self.metrics, recall=self.repository.recall)
 
     @property
     def models(self) -> Models:
         return self.repository.models
 
-    def assign(self, request: Request, name: str, version: str | None = None) -> contextlib.AbstractContextManager[Assignment]:
+    def assign(self, request: Request, name: str, version: str | None = None) -> contextlib.AbstractAsyncContextManager[Assignment]:
         """The version of `name` that answers `request`. Ask when the body is there: a slow sender must not keep an old version.
 
         Raises UnknownModel.
         """
         headers = request.headers
         return self.router.assign(name, version, key=headers.get(STICKY_KEY), request_id=headers.get(REQUEST_ID))
+
+    def admitted(self, context: Any) -> contextlib.AbstractContextManager[None]:
+        """Lets in a gRPC call as long as it lasts. Raises NotKnown, RateLimited."""
+        if self.access is None:
+            return contextlib.nullcontext()
+        return self.access.admitted(context.invocation_metadata() or ())
 
     @contextlib.asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:

@@ -60,7 +60,7 @@ class Tasks:
         async with self.service.body(request) as body:
             asked = await _read(request, body)
             wish = Wish(arrived=arrived, timeout=asked.timeout, priority=asked.priority)
-            with self.service.assign(request, self.service.models.only(asked.model).name) as chosen:
+            async with self.service.assign(request, self.service.models.only(asked.model).name) as chosen:
                 model = chosen.model
                 if model.bundle.manifest.preprocess is None or not model.bundle.manifest.classifier:
                     raise HTTPException(
