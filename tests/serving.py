@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -20,19 +21,19 @@ from hasten.serve.run import listen
 
 DATATYPES = {"float32": "FP32", "int64": "INT64", "bool": "BOOL"}
 _SERVE = """
-import sys
+import json, sys
 from hasten.serve.run import serve
-grpc_port = 0 if sys.argv[2] == "grpc" else None
-serve(*sys.argv[3:], port=0, grpc_port=grpc_port, slo=sys.argv[1] or None, announce=lambda address: print(address, flush=True))
+options = json.loads(sys.argv[1])
+serve(*sys.argv[2:], port=0, announce=lambda address: print(address, flush=True), **options)
 assert not {"torch", "onnx", "openvino", "sklearn", "matplotlib"} & set(sys.modules), "served without training libraries"
 print("stopped", flush=True)
 """
 
 
 @contextmanager
-def process(*bundles: Path | str, slo: str = "", grpc: bool = False) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+def process(*bundles: Path | str, grpc: bool = False, **options: Any) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """`hasten.serve.run.serve` in a process of its own, with the addresses that it announced."""
-    command = [sys.executable, "-c", _SERVE, slo, "grpc" if grpc else "", *map(str, bundles)]
+    command = [sys.executable, "-c", _SERVE, json.dumps({**options, "grpc_port": 0 if grpc else None}), *map(str, bundles)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         try:
             assert child.stdout is not None

@@ -348,6 +348,15 @@ def serve_bundle(
     grpc_port: int | None = None,
     slo: str | float | None = None,
     max_queue: int | None = None,
+    allow_reload: bool = False,
+    split: Sequence[str] = (),
+    canary: Sequence[str] = (),
+    shadow: Sequence[str] = (),
+    memory: str | float | None = None,
+    api_keys: Path | str | None = None,
+    tls_cert: Path | str | None = None,
+    tls_key: Path | str | None = None,
+    tls_ca: Path | str | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> None:
     """Answer HTTP requests with bundles until the process is told to stop.
@@ -360,6 +369,15 @@ def serve_bundle(
         slo: the service objective, from a request's arrival to its answer, in seconds or as "50ms". Batches are as large as keeps
             it, and who cannot be answered in time is refused at once. Default: none; batches are as large as pays.
         max_queue: requests that may wait for one model. Default: 1024.
+        allow_reload: let requests (the protocol's model repository extension) and SIGHUP load models anew.
+        split: versions that share the requests which name none, with weights: "digits@1=90,digits@2=10".
+        canary: "digits@2=5": 5 % of the requests go to version 2, until it is surely worse than the others.
+        shadow: "digits@2": version 2 gets copies of requests, whose outputs are compared and answer nobody.
+        memory: for all programs together, in bytes or as "2GB"; who was asked least recently is unloaded, and loaded when asked again.
+        api_keys: a file of keys with their limits, as hasten.serve.access shows it. Default: whoever reaches the port may ask.
+        tls_cert: the server's certificate, a PEM file with its chain.
+        tls_key: the key that goes with it.
+        tls_ca: certificates of those who sign callers' certificates, which they then need.
         announce: called with each address (http://..., grpc://...) once connections are taken.
 
     Raises:
@@ -368,4 +386,8 @@ def serve_bundle(
     from .serve.models import MAX_QUEUE
     from .serve.run import serve
 
-    serve(*bundles, host=host, port=port, grpc_port=grpc_port, slo=slo, max_queue=max_queue or MAX_QUEUE, announce=announce)
+    serve(
+        *bundles, host=host, port=port, grpc_port=grpc_port, slo=slo, max_queue=max_queue or MAX_QUEUE, allow_reload=allow_reload,
+        split=split, canary=canary, shadow=shadow, memory=memory, api_keys=api_keys, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca,
+        announce=announce,
+    )  # fmt: skip

@@ -49,7 +49,7 @@ def test_health_and_metadata(client: Any) -> None:
     assert client.is_model_ready("toy-model", "2")
     assert not client.is_model_ready("toy-model", "3")
     assert not client.is_model_ready("other")
-    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "schedule_policy"]
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "schedule_policy", "model_repository"]
     assert client.get_model_metadata("toy-model", "1")["versions"] == ["1", "2"]
 
 

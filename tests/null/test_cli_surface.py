@@ -8,6 +8,22 @@ import pytest
 from hasten.cli import cli
 
 REQUEST = ["SOURCE", "--budget", "--data", "--max-drop", "--objective", "--set", "--threads"]
+SERVE = [
+    "--allow-reload",
+    "--api-keys",
+    "--canary",
+    "--grpc-port",
+    "--host",
+    "--max-queue",
+    "--memory",
+    "--port",
+    "--shadow",
+    "--slo",
+    "--split",
+    "--tls-ca",
+    "--tls-cert",
+    "--tls-key",
+]
 SURFACE = {
     "optimize": [*REQUEST, "--json", "--out", "--quiet", "--store", "--train-budget", "--workers"],
     "why": [*REQUEST, "--json"],
@@ -17,7 +33,7 @@ SURFACE = {
     "profile": ["SOURCE", "--data", "--json", "--out", "--threads"],
     "report": ["BUNDLE", "--json", "--out"],
     "track": ["BUNDLE", "--experiment", "--json", "--uri"],
-    "serve": ["BUNDLE", "--grpc-port", "--host", "--max-queue", "--port", "--slo"],
+    "serve": ["BUNDLE", *SERVE],
     "store": [],
     "store ls": ["--json", "--store"],
     "store gc": ["--dry-run", "--json", "--keep", "--max-size", "--store"],

@@ -10,11 +10,12 @@ from anyio import CapacityLimiter
 
 from hasten.core.errors import Overloaded
 from hasten.serve.models import Model, Models, Wish
+from hasten.serve.reload import Repository
 from hasten.serve.service import Service, now
 
 
 def service() -> tuple[Service, Model]:
-    return Service(models=Models([]), pool=CapacityLimiter(1)), Model("toy", "1", None, objective=60.0)  # type: ignore[arg-type]
+    return Service(repository=Repository(models=Models([]), make=Model), pool=CapacityLimiter(1)), Model("toy", "1", None, objective=60.0)  # type: ignore[arg-type]
 
 
 def test_a_line_of_pictures_that_is_too_long_is_refused_on_arrival() -> None:

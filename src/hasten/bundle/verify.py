@@ -50,13 +50,18 @@ def verify(path: Path, *, samples: Samples | None = None, score: Score | None = 
     files are not as written is not run. Raises BundleError where the manifest itself cannot be trusted.
     """
     with Bundle.open(path) as bundle:
-        files = list(_files(bundle))
-        if any(not proof.ok for proof in files):
-            return [*files, Proof(name="golden examples", ok=False, sentence="not run, since the files are not the ones that were written")]
-        proofs = [*files, *_attempt("preprocessing", lambda: _preprocessing(bundle)), *_attempt("golden examples", lambda: _golden(bundle))]
+        proofs = prove(bundle)
         if samples is not None and score is not None and all(proof.ok for proof in proofs):
             proofs += _attempt("quality", lambda: _quality(bundle, samples, score))
         return proofs
+
+
+def prove(bundle: Bundle) -> list[Proof]:
+    """What `verify` proves without data, about a bundle that is open; its program stays loaded."""
+    files = list(_files(bundle))
+    if any(not proof.ok for proof in files):
+        return [*files, Proof(name="golden examples", ok=False, sentence="not run, since the files are not the ones that were written")]
+    return [*files, *_attempt("preprocessing", lambda: _preprocessing(bundle)), *_attempt("golden examples", lambda: _golden(bundle))]
 
 
 def same_place(bundle: Bundle) -> bool:

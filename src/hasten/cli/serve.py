@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from . import output, shared
@@ -14,8 +16,17 @@ from . import output, shared
 @click.option("--grpc-port", type=click.IntRange(0, 65535), help="Port for gRPC; 0 takes a free one. Default: no gRPC.")
 @click.option("--slo", metavar="TIME", help="From request to answer: 50ms. What cannot keep it is refused at once. Default: none.")
 @click.option("--max-queue", type=click.IntRange(min=1), metavar="N", help="Requests that may wait for one model. Default: 1024.")
+@click.option("--allow-reload", is_flag=True, help="Let requests and SIGHUP load models anew, without losing a request.")
+@click.option("--split", multiple=True, metavar="M@1=90,M@2=10", help="Versions of M that share the requests which name none.")
+@click.option("--canary", multiple=True, metavar="M@2=5", help="Version 2 gets 5 %, until it is surely worse than the others.")
+@click.option("--shadow", multiple=True, metavar="M@2", help="Version 2 gets copies; its outputs are compared and answer nobody.")
+@click.option("--memory", metavar="SIZE", help="For all programs together: 2GB. Who was asked least recently makes room. Default: none.")
+@click.option("--api-keys", metavar="FILE", type=click.Path(), help="Keys and what each may ask (TOML). Default: everybody may.")
+@click.option("--tls-cert", metavar="FILE", type=click.Path(), help="Certificate (PEM) to answer https and grpcs with.")
+@click.option("--tls-key", metavar="FILE", type=click.Path(), help="The key that goes with it.")
+@click.option("--tls-ca", metavar="FILE", type=click.Path(), help="Callers need a certificate that one of these signed (mutual TLS).")
 @shared.everywhere
-def command(bundle: tuple[str, ...], host: str, port: int, grpc_port: int | None, slo: str | None, max_queue: int | None) -> None:
+def command(bundle: tuple[str, ...], max_queue: int | None, **options: Any) -> None:
     """Answer HTTP requests with bundles, until Ctrl-C. Several of one name are its versions 1, 2, ...
 
     \b
@@ -28,4 +39,6 @@ def command(bundle: tuple[str, ...], host: str, port: int, grpc_port: int | None
     def announce(address: str) -> None:
         output.say(f"{address}  (Ctrl-C stops it)")
 
-    api.serve_bundle(*bundle, host=host, port=port, grpc_port=grpc_port, slo=slo, max_queue=max_queue, announce=announce)
+    if max_queue is not None:
+        options["max_queue"] = max_queue
+    api.serve_bundle(*bundle, announce=announce, **options)

@@ -5,13 +5,17 @@
     │   ├── DataError          2   the data are wrong: empty, leaking, NaN, wrong shape
     │   ├── ModelError         2   the model is wrong: does not load, returns the wrong thing, NaN weights
     │   ├── BundleError        2   the bundle is wrong: truncated, changed, made by a newer version
+    │   │   └── NotLoaded      2   so the server did not take it into service: what answered before still does
     │   └── UnknownModel       2   no model or version of this name is served
     ├── NotPossibleHere        3   the request is right, but this machine or this model does not allow it
     │   ├── ExportError        3   an operator cannot be exported
     │   ├── DiskFull           3   the disk is full: no fault of what was being done
+    │   ├── NotAllowed         3   the server does not do this for whoever asks
+    │   │   └── NotKnown       3   nor anything else: the key is missing or wrong
     │   ├── WorkerError        3   a child process crashed, was killed, or ran out of time or memory
     │   └── Overloaded         3   the server cannot answer in time now; the error says when to come again
-    │       └── QueueFull      3   as many requests wait as may
+    │       ├── QueueFull      3   as many requests wait as may
+    │       └── RateLimited    3   this key asks more than it may
     ├── MissingExtra           4   an optional package is missing; the message holds the install line
     └── LimitsNotMet           5   everything ran, and nothing keeps the limits
 
@@ -71,6 +75,10 @@ class BundleError(JobError):
     """The bundle is wrong."""
 
 
+class NotLoaded(BundleError):
+    """A new version was not taken into service: what answered before still does."""
+
+
 class UnknownModel(JobError):
     """No model or version of this name is served."""
 
@@ -113,6 +121,18 @@ class Overloaded(NotPossibleHere):
 
 class QueueFull(Overloaded):
     """As many requests wait as may."""
+
+
+class RateLimited(Overloaded):
+    """This key asks more than it may."""
+
+
+class NotAllowed(NotPossibleHere):
+    """The server does not do this for whoever asks."""
+
+
+class NotKnown(NotAllowed):
+    """The key is missing or wrong."""
 
 
 class MissingExtra(HastenError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from anyio import to_thread
 from starlette.applications import Starlette
@@ -14,13 +14,18 @@ from starlette.requests import ClientDisconnect
 from ..bundle.read import Bundle
 from ..core.errors import HastenError
 from ..core.need import has
+from .access import Access, Guard
+from .control import Control
 from .metrics import Metrics
 from .models import MAX_QUEUE, Model, Models
 from .oip import Oip
 from .predict import Predict
 from .problems import client_gone, http_error, our_error, unexpected
+from .reload import Repository
 from .service import Limits, Service
 from .tasks import Tasks
+from .traffic import Traffic
+from .trials import Trials
 from .watch import Watch
 
 
@@ -30,19 +35,26 @@ def create_app(
     objective: float = math.inf,
     max_queue: int = MAX_QUEUE,
     limits: Limits | None = None,
+    allow_reload: bool = False,
+    traffic: Mapping[str, Traffic] | None = None,
+    memory_bytes: float = math.inf,
+    access: Access | None = None,
 ) -> Starlette:
     """The server of `bundles`, whose programs are loaded at start-up and let go at shutdown.
 
     names: what they are called, where not by their own names; objective: seconds from a request's arrival to its answer, or infinity;
-    max_queue: requests of one class that may wait for one model.
+    max_queue: requests of one class that may wait for one model; allow_reload: whether requests may load and unload models;
+    traffic: how versions share requests, by model; memory_bytes: for all programs that are loaded together; access: who may ask, None: all.
     """
     metrics = Metrics() if has("prometheus_client") else None
     named = list(zip(names or [bundle.name for bundle in bundles], bundles, strict=True))
-    models = Models.of(
-        named,
-        lambda name, version, bundle: Model(name, version, bundle, objective=objective, max_queue=max_queue, metrics=metrics),
-    )
-    service = Service(models=models, metrics=metrics, limits=limits or Limits())
+
+    def make(name: str, version: str, bundle: Bundle) -> Model:
+        return Model(name, version, bundle, objective=objective, max_queue=max_queue, metrics=metrics)
+
+    models = Models.of(named, make)
+    repository = Repository(models=models, make=make, allowed=allow_reload, memory_bytes=memory_bytes)
+    service = Service(repository=repository, traffic=traffic or {}, access=access, metrics=metrics, limits=limits or Limits())
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -51,9 +63,11 @@ def create_app(
         await models.close()
 
     app = Starlette(
-        routes=[route for kind in (Predict, Oip, Tasks, Watch) for route in kind(service=service).routes()],
+        routes=[route for kind in (Predict, Oip, Control, Tasks, Trials, Watch) for route in kind(service=service).routes()],
         lifespan=lifespan,
         exception_handlers={HTTPException: http_error, HastenError: our_error, ClientDisconnect: client_gone, Exception: unexpected},
     )
     app.state.service = service
+    if access is not None:
+        app.add_middleware(Guard, access=access)
     return app

@@ -1,7 +1,8 @@
 """Open Inference Protocol v2 over gRPC, on the same models, queues and limits as over HTTP.
 
-NOT_FOUND: no such model; INVALID_ARGUMENT: the request is wrong; RESOURCE_EXHAUSTED: the queue is full; UNAVAILABLE: it cannot be
-answered in time, with retry-after (seconds) in the trailing metadata; INTERNAL: the rest.
+NOT_FOUND: no such model; INVALID_ARGUMENT: the request is wrong; FAILED_PRECONDITION: a new version cannot be taken into service;
+UNAUTHENTICATED, PERMISSION_DENIED: not for this key; RESOURCE_EXHAUSTED: the queue is full, or this key asks too much; UNAVAILABLE: it
+cannot be answered in time, both with retry-after (seconds) in the trailing metadata; INTERNAL: the rest.
 """
 
 from __future__ import annotations
@@ -11,24 +12,42 @@ import contextlib
 import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from .._version import __version__
-from ..core.errors import DataError, HastenError, NotPossibleHere, Overloaded, QueueFull, UnknownModel
+from ..core.errors import (
+    DataError,
+    HastenError,
+    NotAllowed,
+    NotKnown,
+    NotLoaded,
+    NotPossibleHere,
+    Overloaded,
+    QueueFull,
+    RateLimited,
+    UnknownModel,
+)
 from ..core.need import need
 from ..core.signature import Signature, TensorSpec
 from . import codec, messages
+from .control import LOAD, UNLOAD, read_parameters
 from .infer import read_options
 from .models import Wish
 from .oip import EXTENSIONS, metadata
-from .service import Service, now
+from .router import Assignment
+from .service import STICKY_KEY, Service, now
+from .tls import Tls
 
 _STATUS_OF = {
     UnknownModel: "NOT_FOUND",
+    NotLoaded: "FAILED_PRECONDITION",
     DataError: "INVALID_ARGUMENT",
+    NotKnown: "UNAUTHENTICATED",
+    NotAllowed: "PERMISSION_DENIED",
+    RateLimited: "RESOURCE_EXHAUSTED",
     QueueFull: "RESOURCE_EXHAUSTED",
     Overloaded: "UNAVAILABLE",
     HastenError: "INTERNAL",
@@ -44,12 +63,13 @@ _FIELD_OF = {
 }
 """Where numbers lie that are not sent as bytes. FP16 has no place there."""
 
+_OPEN = ("ServerLive", "ServerReady")  # probes carry no key
 _IN_FLIGHT = 64  # requests of one stream that are worked on at once
 _log = logging.getLogger(__name__)
 
 
 @contextlib.asynccontextmanager
-async def running(service: Service, host: str, port: int, *, grace: float) -> AsyncIterator[int]:
+async def running(service: Service, host: str, port: int, *, grace: float, tls: Tls | None = None) -> AsyncIterator[int]:
     """A gRPC server on `host`, as long as this lasts; its port. grace: seconds for calls under way at the end.
 
     Raises NotPossibleHere, MissingExtra.
@@ -60,7 +80,8 @@ async def running(service: Service, host: str, port: int, *, grace: float) -> As
     server = aio.server(options=options)
     server.add_generic_rpc_handlers((_handlers(_Rpc(service=service)),))
     try:
-        bound = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        bound = server.add_insecure_port(address) if tls is None else server.add_secure_port(address, tls.of_grpc())
     except RuntimeError:
         raise NotPossibleHere(
             "--grpc-port", f"{port} cannot be listened on at {host}", hint="Name another one; 0 takes any free one"
@@ -78,7 +99,7 @@ def _handlers(rpc: _Rpc) -> Any:
     for name, (request, response) in messages.methods().items():
         streams = name == "ModelStreamInfer"
         make = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
-        behaviour = rpc.stream if streams else _guarded(getattr(rpc, _snake(name)))
+        behaviour = rpc.stream if streams else _guarded(rpc.service, getattr(rpc, _snake(name)), open_to_all=name in _OPEN)
         handlers[name] = make(behaviour, request_deserializer=request.FromString, response_serializer=response.SerializeToString)
     return grpc.method_handlers_generic_handler(messages.SERVICE, handlers)
 
@@ -111,20 +132,41 @@ class _Rpc:
 
     async def model_infer(self, request: Any, context: Any) -> Any:
         arrived = now()
-        model = self.service.models.get(request.model_name, request.model_version)
+        key = dict(context.invocation_metadata() or ()).get(STICKY_KEY)
+        async with self.service.router.assign(request.model_name, request.model_version, key=key, request_id=request.id) as chosen:
+            return await self._infer(request, context, chosen, arrived)
+
+    async def _infer(self, request: Any, context: Any, chosen: Assignment, arrived: float) -> Any:
+        model = chosen.model
         timeout, priority = read_options(_parameters(request.parameters))
         remaining = context.time_remaining()
         wish = Wish(arrived=arrived, timeout=min(timeout, math.inf if remaining is None else remaining), priority=priority)
         wanted = _wanted(request, model.bundle.signature)
         with self.service.hold(request.ByteSize()):
             tensors = model.bundle.prepare_tensors(_tensors(request, model.bundle.signature))
-            outputs = await model.infer(tensors, wish)
-        answer = messages.message("ModelInferResponse")(model_name=model.name, model_version=model.version, id=request.id)
+            outputs = await chosen.infer(tensors, wish)
+        answer = messages.message("ModelInferResponse")(model_name=model.name, model_version=model.version, id=chosen.id)
         for name in wanted:
             array = outputs[name]
             answer.outputs.add(name=name, datatype=codec.datatype(str(array.dtype)), shape=array.shape)
             answer.raw_output_contents.append(codec.to_raw(array))
         return answer
+
+    async def repository_index(self, request: Any, context: Any) -> Any:
+        entries = self.service.repository.index(ready=request.ready)
+        return messages.message("RepositoryIndexResponse")(models=[asdict(entry) for entry in entries])
+
+    async def repository_model_load(self, request: Any, context: Any) -> Any:
+        self.service.repository.check_allowed()
+        given = read_parameters(_parameters(request.parameters), LOAD)
+        await self.service.repository.load(request.model_name, version=given.get("version"), folder=given.get("folder"))
+        return messages.message("RepositoryModelLoadResponse")()
+
+    async def repository_model_unload(self, request: Any, context: Any) -> Any:
+        self.service.repository.check_allowed()
+        given = read_parameters(_parameters(request.parameters), UNLOAD)
+        await self.service.repository.unload(request.model_name, version=given.get("version"))
+        return messages.message("RepositoryModelUnloadResponse")()
 
     async def stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         """Each request's answer, in their order. They are worked on together, so that they can share calls."""
@@ -151,19 +193,21 @@ class _Rpc:
         """The answer to one request of a stream, where an error is a message and ends nothing."""
         answer = messages.message("ModelStreamInferResponse")()
         try:
-            answer.infer_response.CopyFrom(await self.model_infer(request, context))
+            with self.service.admitted(context):
+                answer.infer_response.CopyFrom(await self.model_infer(request, context))
         except Exception as error:  # noqa: BLE001 - told to whoever asked
             _, answer.error_message, _ = _told(error)
             answer.infer_response.id = request.id
         return answer
 
 
-def _guarded(method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
-    """A method whose errors become statuses."""
+def _guarded(service: Service, method: Callable[[Any, Any], Awaitable[Any]], *, open_to_all: bool) -> Callable[[Any, Any], Awaitable[Any]]:
+    """A method whose errors become statuses. open_to_all: who calls it needs no key."""
 
     async def guarded(request: Any, context: Any) -> Any:
         try:
-            return await method(request, context)
+            with contextlib.nullcontext() if open_to_all else service.admitted(context):
+                return await method(request, context)
         except Exception as error:  # noqa: BLE001 - told to whoever asked
             status, text, trailing = _told(error)
         return await context.abort(getattr(need("grpc").StatusCode, status), text, trailing)

@@ -30,6 +30,11 @@ class Metrics:
         self.sizes = histogram("batch_size", "Samples in a call", _SIZES)
         self.stages = histogram("stage_seconds", "Time to decode a request and to encode its answer", _SECONDS, "stage")
         self.misses = client.Counter("hasten_slo_misses", "Answers that came after their deadline", labels, registry=self._registry)
+        self.copies = client.Counter(
+            "hasten_shadow_copies", "Copies of requests by how their outputs compare", (*labels, "outcome"), registry=self._registry
+        )
+        self.rollbacks = client.Counter("hasten_canary_rollbacks", "Canaries found worse", (*labels, "cause"), registry=self._registry)
+        self.labels = client.Counter("hasten_feedback", "Labels that came back", (*labels, "correct"), registry=self._registry)
         self.waiting = client.Gauge("hasten_queue_length", "Requests that wait", labels, registry=self._registry)
         self.objective = client.Gauge("hasten_slo_seconds", "The service objective; +Inf: none", labels, registry=self._registry)
 
@@ -38,6 +43,18 @@ class Metrics:
         self.objective.labels(model, version).set(objective)
         self.waiting.labels(model, version).set_function(waiting)
         return _ModelMeter(self, model, version)
+
+    def shadow(self, model: str, version: str) -> Callable[[str], None]:
+        """Where the outcomes of a shadow's copies go."""
+        return lambda outcome: self.copies.labels(model, version, outcome).inc()
+
+    def rolled_back(self, model: str, version: str, cause: str) -> None:
+        """A canary was found worse. cause: failures, latency, quality."""
+        self.rollbacks.labels(model, version, cause).inc()
+
+    def labelled(self, model: str, version: str, correct: bool) -> None:
+        """Somebody said whether an answer was right."""
+        self.labels.labels(model, version, str(correct).lower()).inc()
 
     def text(self) -> tuple[bytes, str]:
         """What /metrics answers, and its media type."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,10 +32,17 @@ class Wish:
 
 
 class Model:
-    """One version of one model. `load` it before it is asked, `close` it at the end.
+    """One version of one model, loaded once: a reload makes another one. `load` it before it is asked, `close` it at the end.
 
     objective: seconds from arrival to answer, or infinity; max_queue: requests of one class that may wait.
     """
+
+    away: str = ""
+    """Why it does not answer, where that is meant to be so."""
+    evicted: bool = False
+    """Whether its program was let go to make room, and is loaded when somebody asks."""
+    token: object
+    """Stands for this loading of it, and holds nothing."""
 
     def __init__(
         self,
@@ -47,13 +56,27 @@ class Model:
     ) -> None:
         self.name, self.version, self.bundle = name, version, bundle
         self.objective, self._max_queue = objective, max_queue
+        self._metrics, self.token, self.asked = metrics, object(), 0.0
         self._batcher: Batcher | None = None
-        self.meter = Meter() if metrics is None else metrics.meter(name, version, objective=objective, waiting=lambda: self.waiting)
+        self.meter = Meter()
+        self._holders, self._released = 0, asyncio.Event()
 
     @property
     def ready(self) -> bool:
         """Whether it answers."""
-        return self._batcher is not None
+        return self._batcher is not None and not self.away and not self.evicted
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps the program for a request: `close` waits until nobody holds it."""
+        self._holders += 1
+        self.asked = time.monotonic()
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if not self._holders:
+                self._released.set()
 
     @property
     def waiting(self) -> int:
@@ -72,6 +95,8 @@ class Model:
         shares = warmup.shares(self.bundle)
         elements = warmup.elements(golden, len(next(iter(golden.values()))) if shares else 1)
         schedule = Schedule(curve, objective=self.objective, max_queue=self._max_queue, elements=elements)
+        if self._metrics is not None:  # not before: until here, the numbers of this version are those of the one that it replaces
+            self.meter = self._metrics.meter(self.name, self.version, objective=self.objective, waiting=lambda: self.waiting)
         batcher = Batcher(self.bundle.run, schedule, shares=shares, meter=self.meter)
         batcher.start()
         self._batcher = batcher
@@ -96,6 +121,9 @@ class Model:
 
     async def close(self) -> None:
         """Answer who was taken, then let the program go."""
+        while self._holders:
+            self._released.clear()
+            await self._released.wait()
         if self._batcher is not None:
             await self._batcher.drain()
             self._batcher = None
@@ -108,7 +136,15 @@ class Models:
     def __init__(self, models: Sequence[Model]) -> None:
         self._models: dict[str, dict[str, Model]] = {}
         for model in models:
-            self._models.setdefault(model.name, {})[model.version] = model
+            self.switch(model)
+
+    def switch(self, model: Model) -> Model | None:
+        """From now on `model` is its version of its name. What was that before."""
+        versions = self._models.setdefault(model.name, {})
+        before = versions.get(model.version)
+        versions[model.version] = model
+        self._models[model.name] = dict(sorted(versions.items(), key=lambda item: int(item[0])))
+        return before
 
     @classmethod
     def of(cls, bundles: Sequence[tuple[str, Bundle]], make: Callable[[str, str, Bundle], Model]) -> Models:
@@ -127,15 +163,21 @@ class Models:
     def names(self) -> list[str]:
         return list(self._models)
 
-    def versions(self, name: str) -> list[str]:
-        """The versions of `name`. Raises UnknownModel."""
+    def all_of(self, name: str) -> list[Model]:
+        """Every version of `name`, the oldest first, those that were unloaded too. Raises UnknownModel."""
         if name not in self._models:
             raise UnknownModel("model", f"must be one of {', '.join(self._models)}", got=name)
-        return list(self._models[name])
+        return list(self._models[name].values())
+
+    def versions(self, name: str) -> list[str]:
+        """The versions of `name` that are meant to answer, the oldest first. Raises UnknownModel."""
+        return [model.version for model in self.all_of(name) if not model.away]
 
     def get(self, name: str, version: str | None = None) -> Model:
-        """That version of `name`, or its newest. Raises UnknownModel."""
+        """That version of `name`, or its newest. Raises UnknownModel, also for what was unloaded."""
         known = self.versions(name)
+        if not known:
+            raise UnknownModel("model", "must be loaded", got=name)
         if version and version not in known:
             raise UnknownModel(f"version of {name}", f"must be one of {', '.join(known)}", got=version)
         return self._models[name][version or known[-1]]
@@ -148,13 +190,13 @@ class Models:
 
     @property
     def ready(self) -> bool:
-        """Whether all of them answer."""
-        return all(model.ready for model in self)
+        """Whether all of them answer that are meant to."""
+        return all(model.ready or model.away or model.evicted for model in self)
 
     def load(self) -> None:
         """Load those that are not ready, one after the other: each is timed while the others are idle. Raises what `Model.load` raises."""
         for model in self:
-            if not model.ready:
+            if not (model.ready or model.away or model.evicted):
                 model.load()
 
     async def close(self) -> None:

@@ -9,7 +9,7 @@ Without a version the newest is asked. Failures are {"error": "one line"}.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,10 +22,11 @@ from ..core.errors import DataError
 from . import codec
 from .infer import Answer, InferRequest, read_request, write_response
 from .models import Model, Wish
+from .router import Assignment
 from .service import Service, now
 
 HEADER = "Inference-Header-Content-Length"
-EXTENSIONS = ("binary_tensor_data", "schedule_policy")
+EXTENSIONS = ("binary_tensor_data", "schedule_policy", "model_repository")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,31 +64,36 @@ class Oip:
         return JSONResponse(metadata(model, self.service.models.versions(model.name)))
 
     async def infer(self, request: Request) -> Response:
-        arrived, model = now(), self._model(request)
-        async with self.service.body(request) as body:
-            length = _header_length(request)
+        arrived, name = now(), self._model(request).name
+        version = request.path_params.get("version")
+        async with self.service.body(request) as body, self.service.assign(request, name, version) as chosen:
+            return await self._answer(request, chosen, body, arrived)
 
-            def decode() -> InferRequest:
-                read = read_request(body, length, model.bundle.signature)
-                return replace(read, tensors=model.bundle.prepare_tensors(read.tensors))
+    async def _answer(self, request: Request, chosen: Assignment, body: bytes, arrived: float) -> Response:
+        length, model = _header_length(request), chosen.model
 
-            # Tensors as bytes are not copied, only looked through: that is about 64 times faster than reading JSON.
-            size = len(body) if length is None else max(length, len(body) // 64)
-            asked = await self.service.decode(model, Wish(arrived=arrived), decode, size=size)
-            wish = Wish(arrived=arrived, timeout=asked.timeout, priority=asked.priority)
-            outputs = await self.service.infer(request, model, asked.tensors, wish)
-            numbers = sum(outputs[wanted.name].nbytes for wanted in asked.wanted if not wanted.binary)
-            answer = await self.service.encode(model, numbers, lambda: write_response(model, asked, outputs))
-        return _response(answer)
+        def decode() -> InferRequest:
+            read = read_request(body, length, model.bundle.signature)
+            return replace(read, tensors=model.bundle.prepare_tensors(read.tensors))
+
+        # Tensors as bytes are not copied, only looked through: that is about 64 times faster than reading JSON.
+        size = len(body) if length is None else max(length, len(body) // 64)
+        asked = await self.service.decode(model, Wish(arrived=arrived), decode, size=size)
+        chosen.id = asked.id or chosen.id
+        wish = Wish(arrived=arrived, timeout=asked.timeout, priority=asked.priority)
+        outputs = await self.service.infer(request, chosen, asked.tensors, wish)
+        numbers = sum(outputs[wanted.name].nbytes for wanted in asked.wanted if not wanted.binary)
+        answer = await self.service.encode(model, numbers, lambda: write_response(model, asked, outputs))
+        return _response(answer, chosen.headers)
 
     def _model(self, request: Request) -> Model:
         return self.service.models.get(request.path_params["name"], request.path_params.get("version"))
 
 
-def _response(answer: Answer) -> Response:
+def _response(answer: Answer, headers: Mapping[str, str]) -> Response:
     if answer.json_bytes is None:
-        return Response(answer.body, media_type="application/json")
-    return Response(answer.body, media_type="application/octet-stream", headers={HEADER: str(answer.json_bytes)})
+        return Response(answer.body, media_type="application/json", headers=headers)
+    return Response(answer.body, media_type="application/octet-stream", headers={**headers, HEADER: str(answer.json_bytes)})
 
 
 def metadata(model: Model, versions: list[str]) -> dict[str, Any]:

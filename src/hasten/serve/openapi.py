@@ -7,6 +7,8 @@ from typing import Any
 
 from .._version import __version__
 
+_CLASS = {"type": ["integer", "string"]}
+_LABEL: dict[str, Any] = {"anyOf": [_CLASS, {"type": "array", "items": _CLASS}], "description": "A class by number or name; one a sample."}
 _PROBLEMS = {
     400: "The request is wrong, or its picture cannot be decoded.",
     404: "No such model.",
@@ -44,13 +46,17 @@ def document(models: Sequence[str]) -> dict[str, Any]:
                     },
                     "responses": answers,
                 }
-            }
+            },
+            "/api/v1/feedback": {"post": _feedback()},
+            "/api/v1/experiments": {"get": _experiments()},
         },
         "components": {
             "schemas": {
                 "Classify": _object({"image_base64": {"type": "string", "contentEncoding": "base64"}, **options}, ["image_base64"]),
                 "ClassifyForm": _object({"image": {"type": "string", "contentMediaType": "image/*"}, **options}, ["image"]),
                 "Classes": _classes(),
+                "Feedback": _object({"request_id": {"type": "string"}, "label": _LABEL}, ["request_id", "label"]),
+                "Judged": _judged(),
                 "Problem": _problem_schema(),
             }
         },
@@ -69,6 +75,31 @@ def _options(models: Sequence[str]) -> dict[str, Any]:
         "priority": {"type": "string", "enum": ["interactive", "bulk"], "default": "interactive"},
         "timeout_seconds": {"type": "number", "exclusiveMinimum": 0, "description": "How long the sender waits."},
     }
+
+
+def _feedback() -> dict[str, Any]:
+    answers = {"200": {"description": "It was counted.", "content": {"application/json": {"schema": _ref("Judged")}}}}
+    unknown = "No answer with this id waits for a label: it is too old, was judged already, or the model is no classifier."
+    return {
+        "operationId": "feedback",
+        "summary": "What an answer should have been, by the x-request-id that it came with.",
+        "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("Feedback")}}},
+        "responses": {**answers, "400": _problem(400, "The request is wrong."), "404": _problem(404, unknown)},
+    }
+
+
+def _experiments() -> dict[str, Any]:
+    schema = _object({"experiments": {"type": "array", "items": {"type": "object"}}}, ["experiments"])
+    return {
+        "operationId": "experiments",
+        "summary": "How versions share requests, and what was concluded.",
+        "responses": {"200": {"description": "By model.", "content": {"application/json": {"schema": schema}}}},
+    }
+
+
+def _judged() -> dict[str, Any]:
+    texts = {name: {"type": "string"} for name in ("request_id", "model", "version")}
+    return _object({**texts, "correct": {"type": "array", "items": {"type": "boolean"}}}, [*texts, "correct"])
 
 
 def _classes() -> dict[str, Any]:

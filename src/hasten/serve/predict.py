@@ -53,11 +53,13 @@ class Predict:
             def decode() -> dict[str, np.ndarray]:
                 return model.bundle.prepare(body) if picture else _nested(model, body)
 
-            tensors = await self.service.decode(model, wish, decode)
-            outputs = await self.service.infer(request, model, tensors, wish)
-            size = sum(array.nbytes for array in outputs.values())
-            answer = await self.service.encode(model, size, lambda: _encode(model, outputs, top, one=picture))
-        return Response(answer, media_type="application/json")
+            async with self.service.assign(request, model.name) as chosen:
+                model = chosen.model
+                tensors = await self.service.decode(model, wish, decode)
+                outputs = await self.service.infer(request, chosen, tensors, wish)
+                size = sum(array.nbytes for array in outputs.values())
+                answer = await self.service.encode(model, size, lambda: _encode(model, outputs, top, one=picture))
+        return Response(answer, media_type="application/json", headers=chosen.headers)
 
 
 def _nested(model: Model, body: bytes) -> dict[str, np.ndarray]:

@@ -11,9 +11,31 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..core.errors import DataError, HastenError, MissingExtra, Overloaded, QueueFull, UnknownModel
+from ..core.errors import (
+    DataError,
+    HastenError,
+    MissingExtra,
+    NotAllowed,
+    NotKnown,
+    NotLoaded,
+    Overloaded,
+    QueueFull,
+    RateLimited,
+    UnknownModel,
+)
 
-STATUS_OF = {UnknownModel: 404, DataError: 400, QueueFull: 429, Overloaded: 503, MissingExtra: 501, HastenError: 500}
+STATUS_OF = {
+    UnknownModel: 404,
+    NotLoaded: 400,
+    DataError: 400,
+    NotKnown: 401,
+    NotAllowed: 403,
+    RateLimited: 429,
+    QueueFull: 429,
+    Overloaded: 503,
+    MissingExtra: 501,
+    HastenError: 500,
+}
 """The HTTP status of an error of ours: bad data are the caller's fault, too much is nobody's, the rest is ours."""
 
 
@@ -21,6 +43,8 @@ async def our_error(request: Request, error: Exception) -> Response:
     """An error of hasten's own."""
     status = next(status for kind, status in STATUS_OF.items() if isinstance(error, kind))
     headers = {"Retry-After": str(math.ceil(error.retry_after_seconds))} if isinstance(error, Overloaded) else {}
+    if isinstance(error, NotKnown):
+        headers["WWW-Authenticate"] = "Bearer"
     return _answer(request, status, str(error), headers)
 
 

@@ -10,15 +10,18 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bundle.read import Bundle
 from ..core.errors import JobError, NotPossibleHere
 from ..core.need import require
-from ..core.units import parse_duration
+from ..core.units import parse_duration, parse_size
+from .access import Access
 from .models import MAX_QUEUE
+from .tls import Tls
+from .traffic import read_traffic
 
 if TYPE_CHECKING:
     import uvicorn
@@ -36,6 +39,15 @@ def serve(
     grpc_port: int | None = None,
     slo: str | float | None = None,
     max_queue: int = MAX_QUEUE,
+    allow_reload: bool = False,
+    split: Sequence[str] = (),
+    canary: Sequence[str] = (),
+    shadow: Sequence[str] = (),
+    memory: str | float | None = None,
+    api_keys: Path | str | None = None,
+    tls_cert: Path | str | None = None,
+    tls_key: Path | str | None = None,
+    tls_ca: Path | str | None = None,
     announce: Callable[[str], None] | None = None,
     log_level: str = "warning",
 ) -> None:
@@ -43,9 +55,11 @@ def serve(
 
     bundles: folders, or NAME=FOLDER; several of one name are its versions 1, 2, ...; port, grpc_port: 0 takes a free one, and without
     a grpc_port there is no gRPC; slo: the service objective, from a request's arrival to its answer, in seconds or as "50ms": batches are
-    as large as keeps it, and who cannot be answered in time is refused; max_queue: requests that may wait for one model; announce: called
-    with each address once connections are taken. Every file is checked and every program warmed up before that. Raises JobError,
-    BundleError, NotPossibleHere, MissingExtra.
+    as large as keeps it, and who cannot be answered in time is refused; max_queue: requests that may wait for one model; allow_reload:
+    requests and SIGHUP may load models anew; split, canary, shadow: how versions share requests, as `read_traffic` takes it; memory: for
+    all programs together, as "2GB": who was asked least recently makes room; api_keys: a file, as access.py shows it; tls_cert, tls_key,
+    tls_ca: PEM files; with a tls_ca, callers need a certificate that it signed; announce: called with each address once connections are
+    taken. Every bundle is proved and every program warmed up before that. Raises JobError, BundleError, NotPossibleHere, MissingExtra.
     """
     import uvicorn
 
@@ -55,32 +69,72 @@ def serve(
     if grpc_port is not None:
         _check_port("--grpc-port", grpc_port)
         require("grpc", why="by --grpc-port")
+    traffic = read_traffic(split=split, canary=canary, shadow=shadow)
+    memory_bytes = math.inf if memory is None else parse_size(memory, field="--memory")
+    access = None if api_keys is None else Access.read(api_keys)
+    tls = Tls.of(tls_cert, tls_key, tls_ca)
     with contextlib.ExitStack() as opened:
         named = [_open(text, opened) for text in bundles]
         with listen(host, port) as listening:
-            app = create_app(*(bundle for _, bundle in named), names=[name for name, _ in named], objective=objective, max_queue=max_queue)
-            config = uvicorn.Config(
-                app, log_level=log_level, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_SECONDS, lifespan="on"
+            app = create_app(
+                *(bundle for _, bundle in named),
+                names=[name for name, _ in named],
+                objective=objective,
+                max_queue=max_queue,
+                allow_reload=allow_reload,
+                traffic=traffic,
+                memory_bytes=memory_bytes,
+                access=access,
             )
-            app.state.service.models.load()  # what goes wrong here is one line, and nobody was told to come
+            config = uvicorn.Config(
+                app,
+                log_level=log_level,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=GRACE_SECONDS,
+                lifespan="on",
+                **(tls.of_uvicorn() if tls else {}),
+            )
+            app.state.service.repository.start()  # what goes wrong here is one line, and nobody was told to come
             server = uvicorn.Server(config)
             with _quiet_stop(server), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-                runner.run(_run(server, listening, app.state.service, host, grpc_port, announce or (lambda _: None)))
+                runner.run(_run(server, listening, app.state.service, host, grpc_port, announce or (lambda _: None), tls))
 
 
 async def _run(
-    server: uvicorn.Server, listening: socket.socket, service: Service, host: str, grpc_port: int | None, announce: Callable[[str], None]
+    server: uvicorn.Server,
+    listening: socket.socket,
+    service: Service,
+    host: str,
+    grpc_port: int | None,
+    announce: Callable[[str], None],
+    tls: Tls | None,
 ) -> None:
     async with contextlib.AsyncExitStack() as also:
-        addresses = [_url(listening)]
+        also.enter_context(_reloading(service))
+        addresses = [_url(listening, "http" if tls is None else "https")]
         if grpc_port is not None:
             from .grpc_server import running
 
-            port = await also.enter_async_context(running(service, host, grpc_port, grace=GRACE_SECONDS))
-            addresses.append(f"grpc://{_address(host, port)}")
+            port = await also.enter_async_context(running(service, host, grpc_port, grace=GRACE_SECONDS, tls=tls))
+            addresses.append(f"{'grpc' if tls is None else 'grpcs'}://{_address(host, port)}")
         for address in addresses:
             announce(address)
         await server.serve(sockets=[listening])
+
+
+@contextlib.contextmanager
+def _reloading(service: Service) -> Iterator[None]:
+    """SIGHUP loads all that is in service anew, where that is allowed; otherwise it ends the process, as ever."""
+    if not service.repository.allowed or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+    loop.add_signal_handler(signal.SIGHUP, lambda: tasks.add(asyncio.ensure_future(service.repository.reload())))
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
 
 
 def _open(text: Path | str, opened: contextlib.ExitStack) -> tuple[str, Bundle]:
@@ -90,8 +144,6 @@ def _open(text: Path | str, opened: contextlib.ExitStack) -> tuple[str, Bundle]:
     bundle = opened.enter_context(Bundle.open(folder if named else text))
     if named and not NAME.fullmatch(name):
         raise JobError("name", "must be letters, digits, dots, dashes or underscores", got=name)
-    for file in bundle.manifest.files:
-        bundle.file(file)
     return name if named else bundle.name, bundle
 
 
@@ -120,9 +172,9 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _url(listening: socket.socket) -> str:
+def _url(listening: socket.socket, scheme: str) -> str:
     host, port = listening.getsockname()[:2]
-    return f"http://{_address(host, port)}"
+    return f"{scheme}://{_address(host, port)}"
 
 
 def _address(host: str, port: int) -> str:

@@ -8,7 +8,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from anyio import CapacityLimiter, to_thread
@@ -17,14 +17,21 @@ from starlette.requests import ClientDisconnect, Request
 
 from ..core.errors import QueueFull
 from ..core.machine import usable_cores
+from .access import Access
 from .batcher import Outputs
 from .metrics import Metrics
 from .models import Model, Models, Wish
+from .reload import Repository
+from .router import Assignment, Router
+from .traffic import Traffic
 
 T = TypeVar("T")
 
 SMALL_BYTES = 16_384
 """What is not larger is decoded and encoded on the event loop: handing it to a thread would take longer."""
+
+REQUEST_ID, STICKY_KEY = "x-request-id", "hasten-sticky-key"
+"""Headers of requests. Those with one sticky key are answered by one version; the same name is metadata over gRPC."""
 
 _DECODE_RATE = 0.1  # the weight of the newest picture in the average
 
@@ -41,13 +48,36 @@ class Limits:
 class Service:
     """Shared by all routes."""
 
-    models: Models
+    repository: Repository
+    traffic: Mapping[str, Traffic] = field(default_factory=dict)
+    access: Access | None = None
     metrics: Metrics | None = None
     limits: Limits = field(default_factory=Limits)
     # Decoding is bounded: each picture may take MAX_PIXELS * 3 bytes.
     pool: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(usable_cores()))
     held: int = 0
     decode_seconds: float = 0.0  # of one picture, a moving average
+
+    def __post_init__(self) -> None:
+        self.router = Router(self.models, self.traffic, metrics=self.metrics, recall=self.repository.recall)
+
+    @property
+    def models(self) -> Models:
+        return self.repository.models
+
+    def assign(self, request: Request, name: str, version: str | None = None) -> contextlib.AbstractAsyncContextManager[Assignment]:
+        """The version of `name` that answers `request`. Ask when the body is there: a slow sender must not keep an old version.
+
+        Raises UnknownModel.
+        """
+        headers = request.headers
+        return self.router.assign(name, version, key=headers.get(STICKY_KEY), request_id=headers.get(REQUEST_ID))
+
+    def admitted(self, context: Any) -> contextlib.AbstractContextManager[None]:
+        """Lets in a gRPC call as long as it lasts. Raises NotKnown, RateLimited."""
+        if self.access is None:
+            return contextlib.nullcontext()
+        return self.access.admitted(context.invocation_metadata() or ())
 
     @contextlib.asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
@@ -130,12 +160,12 @@ class Service:
         finally:
             model.meter.stage(stage, now() - began)
 
-    async def infer(self, request: Request, model: Model, tensors: Mapping[str, np.ndarray], wish: Wish) -> Outputs:
-        """The model's outputs. Where the client goes away before, the request leaves the queue.
+    async def infer(self, request: Request, chosen: Assignment, tensors: Mapping[str, np.ndarray], wish: Wish) -> Outputs:
+        """The chosen version's outputs. Where the client goes away before, the request leaves the queue.
 
         Raises ClientDisconnect, Overloaded, HastenError.
         """
-        answer = asyncio.ensure_future(model.infer(tensors, wish))
+        answer = asyncio.ensure_future(chosen.infer(tensors, wish))
         gone = asyncio.ensure_future(_gone(request))
         try:
             await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)

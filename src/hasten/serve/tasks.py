@@ -59,17 +59,18 @@ class Tasks:
         arrived = now()
         async with self.service.body(request) as body:
             asked = await _read(request, body)
-            model = self.service.models.only(asked.model)
-            if model.bundle.manifest.preprocess is None or not model.bundle.manifest.classifier:
-                raise HTTPException(
-                    422, f"{model.name} does not classify pictures: ask it with /v1/predict or /v2/models/{model.name}/infer"
-                )
             wish = Wish(arrived=arrived, timeout=asked.timeout, priority=asked.priority)
-            tensors = await self.service.decode(model, wish, lambda: model.bundle.prepare(asked.picture))
-            outputs = await self.service.infer(request, model, tensors, wish)
-            size = sum(array.nbytes for array in outputs.values())
-            answer = await self.service.encode(model, size, lambda: _answer(model, outputs, asked.top))
-        return Response(answer, media_type="application/json")
+            async with self.service.assign(request, self.service.models.only(asked.model).name) as chosen:
+                model = chosen.model
+                if model.bundle.manifest.preprocess is None or not model.bundle.manifest.classifier:
+                    raise HTTPException(
+                        422, f"{model.name} does not classify pictures: ask it with /v1/predict or /v2/models/{model.name}/infer"
+                    )
+                tensors = await self.service.decode(model, wish, lambda: model.bundle.prepare(asked.picture))
+                outputs = await self.service.infer(request, chosen, tensors, wish)
+                size = sum(array.nbytes for array in outputs.values())
+                answer = await self.service.encode(model, size, lambda: _answer(model, outputs, asked.top))
+        return Response(answer, media_type="application/json", headers=chosen.headers)
 
 
 def _answer(model: Model, outputs: Mapping[str, Any], top: int) -> bytes:
