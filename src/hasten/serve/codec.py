@@ -9,20 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from ..core.datatypes import datatype as datatype
+from ..core.datatypes import to_raw as to_raw
 from ..core.errors import DataError, HastenError
 from ..core.signature import TensorSpec
 
-_DATATYPES = {
-    "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "int8": "INT8", "int16": "INT16",
-    "int32": "INT32", "int64": "INT64", "float16": "FP16", "float32": "FP32", "float64": "FP64",
-}  # fmt: skip
 _JSON_TYPES: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
-
-
-def datatype(dtype: str) -> str:
-    """The protocol's name of a numpy dtype: `float32` is `FP32`."""
-    name = np.dtype(dtype).name
-    return _DATATYPES.get(name, "BYTES")
 
 
 def metadata(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
@@ -74,11 +66,6 @@ def from_raw(field: str, raw: bytes | memoryview, spec: TensorSpec, shape: tuple
     if dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"{field} data", "must be finite", got="NaN or infinity")
     return array if array.flags.aligned else array.copy()
-
-
-def to_raw(array: np.ndarray) -> bytes:
-    """The bytes of a tensor, little-endian and row-major."""
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
 
 
 def from_flat(field: str, data: Any, spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
