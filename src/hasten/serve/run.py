@@ -49,6 +49,7 @@ def serve(
     """
     import uvicorn
 
+    from . import hot
     from .app import create_app
 
     objective = math.inf if slo is None else parse_duration(slo, field="--slo")
@@ -60,7 +61,13 @@ def serve(
         with listen(host, port) as listening:
             app = create_app(*(bundle for _, bundle in named), names=[name for name, _ in named], objective=objective, max_queue=max_queue)
             config = uvicorn.Config(
-                app, log_level=log_level, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_SECONDS, lifespan="on"
+                app,
+                http=hot.protocol(app),
+                log_level=log_level,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=GRACE_SECONDS,
+                lifespan="on",
             )
             app.state.service.models.load()  # what goes wrong here is one line, and nobody was told to come
             server = uvicorn.Server(config)
