@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
 BENCH_STAMP := $(VENV)/.setup-bench
-BENCHES := $(subst _,-,$(sort $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/main_*.py benchmarks/search_*.py benchmarks/train_*.py))) peers)
+BENCHES := $(subst _,-,$(sort $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/main_*.py benchmarks/search_*.py benchmarks/train_*.py))) serve peers)
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
@@ -49,6 +49,9 @@ $(BENCH_STAMP): $(STAMP)
 
 bench-%: setup $(BENCH_STAMP)
 	$(BIN)/python benchmarks/$(subst -,_,$*).py
+
+bench-serve: setup
+	$(BIN)/python benchmarks/serve_load.py
 
 docs: setup ## out/docs/reference.md, from the code
 	$(BIN)/python docs/build.py

@@ -17,6 +17,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from hasten.core.seams import Arrays, Program
+from hasten.serve import hot
 from hasten.serve.run import listen
 
 DATATYPES = {"float32": "FP32", "int64": "INT64", "bool": "BOOL"}
@@ -43,10 +44,11 @@ def process(*bundles: Path | str, grpc: bool = False, **options: Any) -> Iterato
 
 
 @contextmanager
-def here(app: Starlette) -> Iterator[tuple[uvicorn.Server, str]]:
-    """`app` on a socket of this process, ready."""
+def here(app: Starlette, *, hot_path: bool = True) -> Iterator[tuple[uvicorn.Server, str]]:
+    """`app` on a socket of this process, ready. hot_path: as `hasten serve` runs it; otherwise every request goes the ordinary way."""
+    http: Any = hot.protocol(app) if hot_path else "httptools"
     with listen("127.0.0.1", 0) as socket:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="on", timeout_graceful_shutdown=30))
+        server = uvicorn.Server(uvicorn.Config(app, http=http, log_level="critical", lifespan="on", timeout_graceful_shutdown=30))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
         thread.start()
         try:

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     **{leaf: {"core", *TOOLKITS} for leaf in LEAVES},  # never each other: leaves are found through the registry
     "search": {"core", *TOOLKITS},
     "serve": {"core", "bundle", "_version"},
+    "client": {"core"},
     "report": {"core", "bundle", "_version"},
     "tracking": {"core", *TOOLKITS},
     "testing": {"core", *TOOLKITS},
@@ -47,6 +48,7 @@ HEAVY = {
     "scipy",
     "starlette",
     "uvicorn",
+    "httpx2",
     "matplotlib",
     "PIL",
     "pyarrow",
@@ -187,7 +189,9 @@ def _python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("code", ["import hasten; dir(hasten)", "import hasten.cli", "import hasten.api, hasten.core.job"])
+@pytest.mark.parametrize(
+    "code", ["import hasten; dir(hasten)", "import hasten.cli", "import hasten.api, hasten.core.job", "import hasten.client"]
+)
 def test_importing_the_doors_loads_nothing_heavy(code: str) -> None:
     result = _python(f"import sys; {code}; print(*sorted(m for m in sys.modules if '.' not in m))")
     assert result.returncode == 0, result.stderr

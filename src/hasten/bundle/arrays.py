@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import zipfile
 from collections.abc import Mapping
@@ -58,6 +59,7 @@ def check_tensors(tensors: Mapping[str, np.ndarray], signature: Signature) -> di
     return checked
 
 
+@functools.lru_cache(maxsize=64)  # asked for each request
 def free_batch(signature: Signature) -> Signature:
     """`signature` with the batch axis free, where all tensors share one fixed batch; else itself."""
     specs = (*signature.inputs, *signature.outputs)

@@ -15,21 +15,13 @@ import numpy as np
 from ..core import registry
 from ..core.digest import sha256_file
 from ..core.errors import BundleError, JobError, NotPossibleHere
+from ..core.guess import Guess as Guess
 from ..core.machine import usable_cores
 from ..core.seams import Program, Runtime, Target
 from ..core.signature import Signature
 from .arrays import Golden, check_tensors, free_batch, prepare
 from .layout import EVIDENCE, FRONT, GOLDEN, PROGRAM
 from .manifest import Manifest, check_inside, read_manifest
-
-
-@dataclass(frozen=True, kw_only=True)
-class Guess:
-    """One class that a picture may show. score: its probability, 0 to 1."""
-
-    label: str
-    index: int
-    score: float
 
 
 @dataclass(frozen=True, kw_only=True)

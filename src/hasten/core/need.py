@@ -30,6 +30,11 @@ EXTRA_OF = {
     "grpc": "serve",
     "prometheus_client": "serve",
     "python_multipart": "serve",
+    "httptools": "serve",
+    "uvloop": "serve",
+    "orjson": "serve",
+    "pybase64": "serve",
+    "httpx2": "client",
 }
 """Import name -> the extra of pyproject.toml that brings it. A test holds the two together."""
 

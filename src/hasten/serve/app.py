@@ -8,11 +8,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 from anyio import to_thread
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from ..bundle.read import Bundle
-from ..core.errors import HastenError
 from ..core.need import has
 from .access import Access, Guard
 from .control import Control
@@ -20,7 +17,7 @@ from .metrics import Metrics
 from .models import MAX_QUEUE, Model, Models
 from .oip import Oip
 from .predict import Predict
-from .problems import client_gone, http_error, our_error, unexpected
+from .problems import HANDLERS
 from .reload import Repository
 from .service import Limits, Service
 from .tasks import Tasks
@@ -65,7 +62,7 @@ def create_app(
     app = Starlette(
         routes=[route for kind in (Predict, Oip, Control, Tasks, Trials, Watch) for route in kind(service=service).routes()],
         lifespan=lifespan,
-        exception_handlers={HTTPException: http_error, HastenError: our_error, ClientDisconnect: client_gone, Exception: unexpected},
+        exception_handlers=dict(HANDLERS),
     )
     app.state.service = service
     if access is not None:

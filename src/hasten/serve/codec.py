@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+import binascii
+import functools
 import itertools
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from ..core.datatypes import datatype as datatype
+from ..core.datatypes import to_raw as to_raw
 from ..core.errors import DataError, HastenError
+from ..core.need import has, need
 from ..core.signature import TensorSpec
 
-_DATATYPES = {
-    "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "int8": "INT8", "int16": "INT16",
-    "int32": "INT32", "int64": "INT64", "float16": "FP16", "float32": "FP32", "float64": "FP64",
-}  # fmt: skip
+_RAGGED = "must be nested lists whose rows all have the same length"
 _JSON_TYPES: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
-
-
-def datatype(dtype: str) -> str:
-    """The protocol's name of a numpy dtype: `float32` is `FP32`."""
-    name = np.dtype(dtype).name
-    return _DATATYPES.get(name, "BYTES")
 
 
 def metadata(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
@@ -32,12 +29,8 @@ def metadata(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
 
 def parse_json(body: bytes) -> dict[str, Any]:
     """A JSON object. Raises DataError; NaN and Infinity are not JSON."""
-
-    def refuse(word: str) -> None:
-        raise ValueError(f"{word} is not JSON")
-
     try:
-        value = json.loads(body, parse_constant=refuse)
+        value = _loads()(body)
     except RecursionError:
         raise DataError("body", "is nested too deeply") from None
     except ValueError as error:
@@ -45,6 +38,53 @@ def parse_json(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError("body", "must be a JSON object", got=type(value).__name__)
     return value
+
+
+def to_json(value: Any) -> bytes:
+    """Compact JSON. Arrays may be in it, in row-major order and without NaN (see `finite`)."""
+    return _dumps()(value)
+
+
+def from_base64(field: str, text: Any) -> bytes:
+    """What `text` holds. Raises DataError for anything that is not base64, line breaks included."""
+    if not isinstance(text, str):
+        raise DataError(field, "must be a picture as base64 text", got=type(text).__name__)
+    try:
+        return _base64()(text)
+    except ValueError as error:
+        raise DataError(field, f"must be base64 ({str(error)[:1].lower()}{str(error)[1:]})") from None
+
+
+@functools.cache
+def _dumps() -> Callable[[Any], bytes]:
+    """The fastest writer of JSON that is here."""
+    if not has("orjson"):
+        plain = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=lambda array: array.tolist())
+        return lambda value: plain.encode(value).encode()
+    orjson = need("orjson")
+    dumps: Callable[[Any], bytes] = functools.partial(orjson.dumps, option=orjson.OPT_SERIALIZE_NUMPY)
+    return dumps
+
+
+@functools.cache
+def _loads() -> Callable[[bytes], Any]:
+    """The fastest reader of JSON that is here."""
+    if has("orjson"):
+        found: Callable[[bytes], Any] = need("orjson").loads
+        return found
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is not JSON")
+
+    return functools.partial(json.loads, parse_constant=refuse)
+
+
+@functools.cache
+def _base64() -> Callable[[str], bytes]:
+    """The fastest reader of base64 that is here and checks it."""
+    if has("pybase64"):
+        return functools.partial(need("pybase64").b64decode, validate=True)
+    return functools.partial(binascii.a2b_base64, strict_mode=True)
 
 
 def check_datatype(field: str, spec: TensorSpec, got: Any) -> None:
@@ -76,11 +116,6 @@ def from_raw(field: str, raw: bytes | memoryview, spec: TensorSpec, shape: tuple
     return array if array.flags.aligned else array.copy()
 
 
-def to_raw(array: np.ndarray) -> bytes:
-    """The bytes of a tensor, little-endian and row-major."""
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
-
-
 def from_flat(field: str, data: Any, spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
     """A tensor of a declared shape from JSON, flat or nested. Raises DataError."""
     return _to_array(field, data, spec, shape)
@@ -101,10 +136,10 @@ def finite(name: str, array: np.ndarray) -> np.ndarray:
 def _to_array(field: str, data: Any, spec: TensorSpec, shape: tuple[int, ...] | None) -> np.ndarray:
     """shape: the declared one, for which flat data will do; None: data must be nested."""
     dtype = np.dtype(spec.dtype)
-    found, flat = _flatten(field, data, depth=max(len(spec.shape), len(shape or ())))
+    found, flat, kinds = _flatten(field, data, depth=max(len(spec.shape), len(shape or ())))
     if shape is not None and found != shape and (len(found) != 1 or found[0] != math.prod(shape)):
         raise DataError(f"{field} data", f"must have shape {list(shape)}, flat or nested", got=list(found))
-    wrong = set(map(type, flat)) - _JSON_TYPES.get(dtype.kind, set())
+    wrong = kinds - _JSON_TYPES.get(dtype.kind, set())
     if wrong:
         raise DataError(f"{field} data", f"must hold {datatype(spec.dtype)} values", got=", ".join(sorted(t.__name__ for t in wrong)))
     if dtype.kind in "iu" and flat and not (np.iinfo(dtype).min <= min(flat) and max(flat) <= np.iinfo(dtype).max):
@@ -119,19 +154,18 @@ def _to_array(field: str, data: Any, spec: TensorSpec, shape: tuple[int, ...] | 
     return array
 
 
-def _flatten(field: str, data: Any, depth: int) -> tuple[tuple[int, ...], list[Any]]:
-    """The shape of nested lists and all their leaves."""
+def _flatten(field: str, data: Any, depth: int) -> tuple[tuple[int, ...], list[Any], set[type]]:
+    """The shape of nested lists, all their leaves, and the types of these."""
     shape: list[int] = []
-    flat = [data]
-    for _ in range(depth + 1):
-        kinds = set(map(type, flat))
-        if list not in kinds:
-            break
-        lengths = {len(row) for row in flat} if kinds == {list} else set()
-        if len(lengths) != 1:
-            raise DataError(f"{field} data", "must be nested lists whose rows all have the same length")
+    flat, kinds = [data], {type(data)}
+    while kinds == {list}:
+        if len(shape) > depth:
+            raise DataError(f"{field} data", f"must be nested at most {depth} deep")
+        if len(lengths := {len(row) for row in flat}) != 1:
+            raise DataError(f"{field} data", _RAGGED)
         shape.append(lengths.pop())
-        flat = list(itertools.chain.from_iterable(flat))
-    if any(type(leaf) is list for leaf in flat[:1]):
-        raise DataError(f"{field} data", f"must be nested at most {depth} deep")
-    return tuple(shape), flat
+        flat = flat[0] if len(flat) == 1 else list(itertools.chain.from_iterable(flat))
+        kinds = set(map(type, flat))
+    if list in kinds:
+        raise DataError(f"{field} data", _RAGGED)
+    return tuple(shape), flat, kinds

@@ -108,6 +108,11 @@ class Curve:
         return {k - 1: 1 - share, k: share}
 
     def _at(self, known: list[float], size: int) -> float:
-        if size > self._sizes[-1]:
-            return known[-1] * size / self._sizes[-1]
-        return sum(known[k] * weight for k, weight in self._weights(size).items())
+        sizes = self._sizes
+        if size > sizes[-1]:
+            return known[-1] * size / sizes[-1]
+        k = bisect.bisect_left(sizes, size)
+        if k == 0 or sizes[k] == size:
+            return known[k]
+        share = (size - sizes[k - 1]) / (sizes[k] - sizes[k - 1])
+        return known[k - 1] * (1 - share) + known[k] * share

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -88,12 +87,12 @@ def write_response(model: Model, request: InferRequest, outputs: Outputs) -> Ans
             raws.append(codec.to_raw(array))
             entry["parameters"] = {"binary_data_size": len(raws[-1])}
         else:
-            entry["data"] = codec.finite(wanted.name, array).ravel().tolist()
+            entry["data"] = np.ascontiguousarray(codec.finite(wanted.name, array).ravel())
         entries.append(entry)
     answer: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
     if request.id is not None:
         answer["id"] = request.id
-    head = json.dumps({**answer, "outputs": entries}, allow_nan=False, separators=(",", ":")).encode()
+    head = codec.to_json({**answer, "outputs": entries})
     return Answer(body=b"".join([head, *raws]), json_bytes=len(head)) if raws else Answer(body=head)
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from ..core.errors import (
@@ -62,6 +62,16 @@ async def client_gone(request: Request, error: Exception) -> Response:
 async def unexpected(request: Request, error: Exception) -> Response:
     """Anything else. Starlette raises it again after this answer, so that the server's log has the traceback and the client has not."""
     return _answer(request, 500, f"internal error ({type(error).__name__})")
+
+
+HANDLERS = {HTTPException: http_error, HastenError: our_error, ClientDisconnect: client_gone, Exception: unexpected}
+"""Which of these answers which error: the first that it is an instance of."""
+
+
+async def told(request: Request, error: Exception) -> tuple[Response, bool]:
+    """The answer to an error, and whether such errors are expected: the others belong into the log."""
+    handler = next(handler for kind, handler in HANDLERS.items() if isinstance(error, kind))
+    return await handler(request, error), handler is not unexpected
 
 
 def _answer(request: Request, status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:

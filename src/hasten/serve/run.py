@@ -63,6 +63,7 @@ def serve(
     """
     import uvicorn
 
+    from . import hot
     from .app import create_app
 
     objective = math.inf if slo is None else parse_duration(slo, field="--slo")
@@ -88,6 +89,7 @@ def serve(
             )
             config = uvicorn.Config(
                 app,
+                http=hot.protocol(app),
                 log_level=log_level,
                 access_log=False,
                 server_header=False,

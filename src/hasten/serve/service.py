@@ -27,8 +27,14 @@ from .traffic import Traffic
 
 T = TypeVar("T")
 
-SMALL_BYTES = 16_384
-"""What is not larger is decoded and encoded on the event loop: handing it to a thread would take longer."""
+SMALL_BYTES = 262_144
+"""What is not larger is decoded on the event loop: a thread would hold the interpreter as long, and handing it over costs more."""
+
+SMALL_ANSWER_BYTES = 16_384
+"""Numbers that are encoded on the event loop. As JSON they take several times the room."""
+
+CANCELS = "hasten.cancels"
+"""In a request's scope: its task is cancelled when its client goes away, so that nobody has to watch."""
 
 REQUEST_ID, STICKY_KEY = "x-request-id", "hasten-sticky-key"
 """Headers of requests. Those with one sticky key are answered by one version; the same name is metadata over gRPC."""
@@ -139,7 +145,7 @@ class Service:
             finally:
                 self.decode_seconds += _DECODE_RATE * (now() - began - self.decode_seconds)
 
-        return await self._timed(model, "decode", checked if size is None else function, size)
+        return await self._timed(model, "decode", checked if size is None else function, here=size is not None and size <= SMALL_BYTES)
 
     def _decoded(self) -> float:
         """When a picture that came now would be decoded, those that wait for a thread first. An idle pool tries any: it has to learn."""
@@ -149,12 +155,12 @@ class Service:
 
     async def encode(self, model: Model, size: int, function: Callable[[], T]) -> T:
         """`function()`, which makes an answer of `size` bytes of numbers: in a thread unless that is little."""
-        return await self._timed(model, "encode", function, size)
+        return await self._timed(model, "encode", function, here=size <= SMALL_ANSWER_BYTES)
 
-    async def _timed(self, model: Model, stage: str, function: Callable[[], T], size: int | None) -> T:
+    async def _timed(self, model: Model, stage: str, function: Callable[[], T], *, here: bool) -> T:
         began = now()
         try:
-            if size is not None and size <= SMALL_BYTES:
+            if here:
                 return function()
             return await to_thread.run_sync(function, limiter=self.pool)
         finally:
@@ -165,6 +171,8 @@ class Service:
 
         Raises ClientDisconnect, Overloaded, HastenError.
         """
+        if CANCELS in request.scope:
+            return await chosen.infer(tensors, wish)
         answer = asyncio.ensure_future(chosen.infer(tensors, wish))
         gone = asyncio.ensure_future(_gone(request))
         try:

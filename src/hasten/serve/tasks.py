@@ -8,8 +8,6 @@ Errors are problem details (RFC 9457).
 
 from __future__ import annotations
 
-import binascii
-import json
 import math
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import asdict, dataclass
@@ -78,7 +76,7 @@ def _answer(model: Model, outputs: Mapping[str, Any], top: int) -> bytes:
         codec.finite(name, array)
     (guesses,) = model.bundle.guesses(outputs, top=top)
     answer = {"model": model.name, "version": model.version, "predictions": [asdict(guess) for guess in guesses]}
-    return json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()
+    return codec.to_json(answer)
 
 
 async def _read(request: Request, body: bytes) -> _Asked:
@@ -86,7 +84,7 @@ async def _read(request: Request, body: bytes) -> _Asked:
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "application/json":
         fields = codec.parse_json(body)
-        return _asked(_from_base64(fields), fields)
+        return _asked(codec.from_base64("image_base64", fields.get("image_base64")), fields)
     if kind == "multipart/form-data":
         fields = await _form(request, body)
         picture = fields.pop("image", None)
@@ -119,16 +117,6 @@ def _asked(picture: bytes, fields: Mapping[str, Any]) -> _Asked:
         timeout=math.inf if timeout is None else float(timeout),
         priority=Priority.BULK if priority == "bulk" else Priority.INTERACTIVE,
     )
-
-
-def _from_base64(fields: Mapping[str, Any]) -> bytes:
-    text = fields.get("image_base64")
-    if not isinstance(text, str):
-        raise DataError("image_base64", "must be a picture as base64 text", got=type(text).__name__)
-    try:
-        return binascii.a2b_base64(text, strict_mode=True)
-    except ValueError as error:
-        raise DataError("image_base64", f"must be base64 ({str(error)[:1].lower()}{str(error)[1:]})") from None
 
 
 def _number(name: str, value: Any) -> Any:

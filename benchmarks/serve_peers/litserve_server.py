@@ -1,0 +1,33 @@
+"""LitServe with dynamic batching: JSON with numbers or with a base64 picture. Arguments: model, port."""
+
+import sys
+from typing import Any
+
+import litserve
+import numpy as np
+from _net import from_base64, from_json, session
+
+
+class Api(litserve.LitAPI):
+    def setup(self, device: str) -> None:
+        self.session = session(sys.argv[1])
+
+    def decode_request(self, request) -> np.ndarray:  # type: ignore[no-untyped-def]  # of a type, LitServe would make a schema
+        return from_base64(request["image"]) if "image" in request else from_json(request["data"])
+
+    def batch(self, inputs: list[np.ndarray]) -> np.ndarray:
+        return np.stack(inputs)
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return self.session.run(None, {"pixels": x})[0]
+
+    def unbatch(self, output: np.ndarray) -> list[np.ndarray]:
+        return list(output)
+
+    def encode_response(self, output: np.ndarray) -> dict[str, Any]:
+        return {"scores": output.tolist()}
+
+
+if __name__ == "__main__":
+    server = litserve.LitServer(Api(max_batch_size=16, batch_timeout=0.0), accelerator="cpu", workers_per_device=1)
+    server.run(host="127.0.0.1", port=int(sys.argv[2]), num_api_servers=1, log_level="warning", generate_client_file=False)

@@ -1,0 +1,151 @@
+"""Requests that are answered where their connection is read get the answers that all others get, byte for byte."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import bundles
+import numpy as np
+import pytest
+import serving
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+
+from hasten.bundle.read import Bundle
+from hasten.bundle.write import write
+from hasten.serve import hot
+from hasten.serve.app import create_app
+from hasten.serve.service import Limits
+
+pytest.importorskip("onnx")
+pytest.importorskip("httptools", reason="pip install 'hasten[serve]'")
+PICTURE = bundles.pictures(1, seed=4)[0]
+PIXELS = np.random.default_rng(0).normal(size=(2, 3, bundles.SIDE, bundles.SIDE)).astype(np.float32)
+INFER, CLASSIFY = "/v2/models/toy-model/infer", "/api/v1/classify"
+ENTRY = {"name": "pixels", "datatype": "FP32", "shape": list(PIXELS.shape)}
+AS_JSON = json.dumps({"inputs": [{**ENTRY, "data": PIXELS.ravel().tolist()}], "id": "é"}).encode()
+HEAD = json.dumps({"inputs": [{**ENTRY, "parameters": {"binary_data_size": PIXELS.nbytes}}]}).encode()
+LENGTH = {"Inference-Header-Content-Length": str(len(HEAD))}
+BASE64 = json.dumps({"image_base64": base64.b64encode(PICTURE).decode()}).encode()
+
+
+def post(path: str, content: bytes = b"", kind: str = "application/json", *, method: str = "POST", **headers: str) -> bytes:
+    head = {"Host": "x", "Content-Type": kind, "Content-Length": str(len(content)), "Connection": "close", **headers}
+    return "\r\n".join([f"{method} {path} HTTP/1.1", *(f"{k}: {v}" for k, v in head.items()), "", ""]).encode() + content
+
+
+CHUNKED = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n".encode()
+REQUESTS = {
+    "json": post(INFER, AS_JSON),
+    "binary": post(INFER, HEAD + PIXELS.tobytes(), **LENGTH),
+    "version": post("/v2/models/toy-model/versions/1/infer", AS_JSON),
+    "picture": post(f"{CLASSIFY}?top_k=3", PICTURE, "image/jpeg"),
+    "base64": post(CLASSIFY, BASE64),
+    "chunked": CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (len(AS_JSON), AS_JSON),
+    "http 1.0": f"POST {INFER} HTTP/1.0\r\nContent-Length: {len(AS_JSON)}\r\n\r\n".encode() + AS_JSON,
+    "encoded path": post("/v2/models/toy%2Dmodel/infer", AS_JSON),
+    "no such model": post("/v2/models/other/infer", AS_JSON),
+    "no such version": post("/v2/models/toy-model/versions/9/infer", AS_JSON),
+    "no such path": post("/v2/models/toy-model/versions/infer", AS_JSON),
+    "empty name": post("/v2/models//infer", AS_JSON),
+    "wrong method": post(INFER, AS_JSON, method="PUT"),
+    "no body": post(INFER),
+    "no json": post(INFER, b"{"),
+    "wrong header length": post(INFER, AS_JSON, **{"Inference-Header-Content-Length": "x"}),
+    "wrong base64": post(CLASSIFY, b'{"image_base64": "a b"}'),
+    "wrong type": post(CLASSIFY, b"x", "text/plain"),
+    "too large": post(INFER, b" " * 100_000),
+    "too late": post(CLASSIFY, json.dumps({**json.loads(BASE64), "timeout_seconds": 1e-9}).encode()),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    return write(bundles.picture_contents(folder), folder / "out")
+
+
+@pytest.fixture(scope="module")
+def urls(path: Path) -> Iterator[tuple[str, str]]:
+    """The same application, with the hot path and without."""
+    with ExitStack() as stack:
+        apps = [create_app(Bundle.open(path), objective=20.0, limits=Limits(body_bytes=90_000)) for _ in range(2)]
+        yield tuple(stack.enter_context(serving.here(app, hot_path=way))[1] for app, way in zip(apps, (True, False), strict=True))  # type: ignore[misc]
+
+
+def exchange(url: str, request: bytes) -> bytes:
+    """All that comes back until the server closes the connection."""
+    at = urlsplit(url)
+    with socket.create_connection((at.hostname, at.port), timeout=30) as connection:
+        connection.sendall(request)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def without_date(answer: bytes) -> bytes:
+    return re.sub(rb"\r\ndate: [^\r]+", b"", answer)
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_the_answer_is_the_same_on_both_ways(urls: tuple[str, str], name: str) -> None:
+    ways = [without_date(exchange(url, REQUESTS[name])) for url in urls]
+    assert ways[0] == ways[1]
+    assert ways[0].startswith(b"HTTP/1.1 ")
+
+
+def test_answers_on_one_connection_keep_the_order_of_its_requests(urls: tuple[str, str]) -> None:
+    open_ = {"Connection": "keep-alive"}
+    ordinary = b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n"
+    sent = [
+        post(INFER, AS_JSON, **open_),
+        ordinary,
+        post(INFER, b"{", **open_),
+        post(CLASSIFY, BASE64, **open_),
+        ordinary,
+        post(INFER, AS_JSON),
+    ]
+    answers = re.findall(rb"HTTP/1.1 (\d+)[^{]*(\{.{5})", exchange(urls[0], b"".join(sent)))
+    assert [status for status, _ in answers] == [b"200", b"200", b"400", b"200", b"200", b"200"]
+    begins = [begin for _, begin in answers]
+    assert begins == [b'{"mode', b'{"name', b'{"erro', b'{"mode', b'{"name', b'{"mode']
+
+
+def test_a_body_is_asked_for_where_the_client_waits_for_that(urls: tuple[str, str]) -> None:
+    head, _, body = post(INFER, AS_JSON, Expect="100-continue").partition(b"\r\n\r\n")
+    at = urlsplit(urls[0])
+    with socket.create_connection((at.hostname, at.port), timeout=30) as connection:
+        connection.sendall(head + b"\r\n\r\n")
+        assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
+def test_what_nobody_expected_is_one_line_for_the_client_and_a_traceback_in_the_log(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    app = create_app(Bundle.open(path))
+
+    async def broken(request: object) -> Response:
+        raise ZeroDivisionError("secret")
+
+    for route in app.routes:
+        if getattr(route, "path", "") == INFER.replace("toy-model", "{name}"):
+            route.endpoint = broken  # type: ignore[attr-defined]
+    with serving.here(app) as (_, url):
+        answer = exchange(url, REQUESTS["json"])
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert answer.endswith(b'{"error":"internal error (ZeroDivisionError)"}')
+    assert "secret" in caplog.text
+
+
+def test_middleware_sees_every_request(path: Path) -> None:
+    app = create_app(Bundle.open(path))
+    assert hot.protocol(app) != "auto"
+    assert {getattr(route, "path", "") for route in app.routes} >= set(hot.HOT)
+    assert hot.protocol(Starlette(middleware=[Middleware(CORSMiddleware)])) == "auto"
