@@ -18,6 +18,7 @@ SURFACE = {
     "report": ["BUNDLE", "--json", "--out"],
     "track": ["BUNDLE", "--experiment", "--json", "--uri"],
     "serve": ["BUNDLE", "--grpc-port", "--host", "--max-queue", "--port", "--slo"],
+    "deploy": ["BUNDLE", "--image", "--json", "--memory", "--output", "--replicas", "--slo", "--startup", "--to"],
     "store": [],
     "store ls": ["--json", "--store"],
     "store gc": ["--dry-run", "--json", "--keep", "--max-size", "--store"],

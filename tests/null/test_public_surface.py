@@ -32,6 +32,7 @@ PUBLIC = [
     "WorkerError",
     "__version__",
     "bench",
+    "deploy_bundle",
     "optimize",
     "predict",
     "profile_model",

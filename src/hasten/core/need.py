@@ -30,6 +30,7 @@ EXTRA_OF = {
     "grpc": "serve",
     "prometheus_client": "serve",
     "python_multipart": "serve",
+    "yaml": "deploy",
 }
 """Import name -> the extra of pyproject.toml that brings it. A test holds the two together."""
 
