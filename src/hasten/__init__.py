@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .api import deploy_bundle as deploy_bundle
     from .api import optimize as optimize
     from .api import predict as predict
+    from .api import predict_many as predict_many
     from .api import profile_model as profile_model
     from .api import serve_bundle as serve_bundle
     from .api import track as track
@@ -53,7 +54,19 @@ if TYPE_CHECKING:
     from .search.observer import Observer as Observer
 
 _HOME = {
-    "api": ("bench", "deploy_bundle", "optimize", "predict", "profile_model", "serve_bundle", "track", "verify", "why", "write_report"),
+    "api": (
+        "bench",
+        "deploy_bundle",
+        "optimize",
+        "predict",
+        "predict_many",
+        "profile_model",
+        "serve_bundle",
+        "track",
+        "verify",
+        "why",
+        "write_report",
+    ),
     "bundle.read": ("Bundle",),
     "core.candidate": ("Candidate",),
     "core.errors": (
@@ -110,6 +123,7 @@ __all__ = [
     "deploy_bundle",
     "optimize",
     "predict",
+    "predict_many",
     "profile_model",
     "serve_bundle",
     "track",

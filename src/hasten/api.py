@@ -15,6 +15,8 @@ from .core.job import Job, Objective
 if TYPE_CHECKING:
     import numpy as np
 
+    from .batch.parts import Format
+    from .batch.run import Progress
     from .bundle.verify import Proof, Score
     from .core.samples import Samples
     from .core.store import Store
@@ -223,6 +225,34 @@ def predict(bundle: Path | str, inputs: Any) -> dict[str, np.ndarray]:
 
     with Bundle.open(Path(bundle)) as opened:
         return opened.predict(inputs)
+
+
+def predict_many(
+    bundle: Path | str,
+    source: Path | str,
+    out: Path | str,
+    *,
+    form: Format = "npz",
+    tell: Callable[[Progress], None] | None = None,
+) -> dict[str, Any]:
+    """Answer every row of a folder exactly once. After a stop or a kill the same call goes on.
+
+    Args:
+        bundle: its folder.
+        source: a folder of pictures, .npz, .npy, .csv and .parquet files, or one such file. A table is read as a whole.
+        out: the folder of the results: parts, and manifest.json when all is done.
+        form: of the parts: npz, or jsonl.
+        tell: told how far it is.
+
+    Returns:
+        The manifest: {"bundle", "inputs", "format", "rows", "failed" (rows with an error instead of an answer), "parts" [...]}.
+
+    Raises:
+        HastenError: BundleError, DataError, JobError where `out` holds something else, NotPossibleHere where another process is at it.
+    """
+    from .batch.run import run
+
+    return run(Path(bundle), Path(source), Path(out), form=form, tell=tell or (lambda _: None))
 
 
 def bench(

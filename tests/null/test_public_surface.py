@@ -35,6 +35,7 @@ PUBLIC = [
     "deploy_bundle",
     "optimize",
     "predict",
+    "predict_many",
     "profile_model",
     "serve_bundle",
     "track",
