@@ -4,8 +4,8 @@
     front.best.save("out/")
 
 The public door: every name in `__all__` is loaded when it is first used, so that `import hasten` costs almost nothing.
-`serve_bundle` and `write_report` carry their object in the name, because `hasten.serve` and `hasten.report` are the
-packages behind them; `profile_model`, because `profile` is a module of Python.
+`serve_bundle`, `deploy_bundle` and `write_report` carry their object in the name, because `hasten.serve`, `hasten.deploy` and
+`hasten.report` are the packages behind them; `profile_model`, because `profile` is a module of Python.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .api import bench as bench
+    from .api import deploy_bundle as deploy_bundle
     from .api import optimize as optimize
     from .api import predict as predict
+    from .api import predict_many as predict_many
     from .api import profile_model as profile_model
     from .api import serve_bundle as serve_bundle
     from .api import track as track
@@ -52,7 +54,19 @@ if TYPE_CHECKING:
     from .search.observer import Observer as Observer
 
 _HOME = {
-    "api": ("bench", "optimize", "predict", "profile_model", "serve_bundle", "track", "verify", "why", "write_report"),
+    "api": (
+        "bench",
+        "deploy_bundle",
+        "optimize",
+        "predict",
+        "predict_many",
+        "profile_model",
+        "serve_bundle",
+        "track",
+        "verify",
+        "why",
+        "write_report",
+    ),
     "bundle.read": ("Bundle",),
     "core.candidate": ("Candidate",),
     "core.errors": (
@@ -106,8 +120,10 @@ __all__ = [
     "WorkerError",
     "__version__",
     "bench",
+    "deploy_bundle",
     "optimize",
     "predict",
+    "predict_many",
     "profile_model",
     "serve_bundle",
     "track",

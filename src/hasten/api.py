@@ -15,6 +15,8 @@ from .core.job import Job, Objective
 if TYPE_CHECKING:
     import numpy as np
 
+    from .batch.parts import Format
+    from .batch.run import Progress
     from .bundle.verify import Proof, Score
     from .core.samples import Samples
     from .core.store import Store
@@ -225,6 +227,34 @@ def predict(bundle: Path | str, inputs: Any) -> dict[str, np.ndarray]:
         return opened.predict(inputs)
 
 
+def predict_many(
+    bundle: Path | str,
+    source: Path | str,
+    out: Path | str,
+    *,
+    form: Format = "npz",
+    tell: Callable[[Progress], None] | None = None,
+) -> dict[str, Any]:
+    """Answer every row of a folder exactly once. After a stop or a kill the same call goes on.
+
+    Args:
+        bundle: its folder.
+        source: a folder of pictures, .npz, .npy, .csv and .parquet files, or one such file. A table is read as a whole.
+        out: the folder of the results: parts, and manifest.json when all is done.
+        form: of the parts: npz, or jsonl.
+        tell: told how far it is.
+
+    Returns:
+        The manifest: {"bundle", "inputs", "format", "rows", "failed" (rows with an error instead of an answer), "parts" [...]}.
+
+    Raises:
+        HastenError: BundleError, DataError, JobError where `out` holds something else, NotPossibleHere where another process is at it.
+    """
+    from .batch.run import run
+
+    return run(Path(bundle), Path(source), Path(out), form=form, tell=tell or (lambda _: None))
+
+
 def bench(
     subjects: Sequence[Path | str],
     *,
@@ -391,3 +421,77 @@ def serve_bundle(
         split=split, canary=canary, shadow=shadow, memory=memory, api_keys=api_keys, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca,
         announce=announce,
     )  # fmt: skip
+
+
+def deploy_bundle(
+    bundle: Path | str,
+    to: str,
+    *,
+    out: Path | str,
+    slo: str | None = None,
+    image: str | None = None,
+    replicas: str = "2-8",
+    startup: str | float | None = None,
+    memory: str | float | None = None,
+) -> dict[str, Any]:
+    """Write what other machines need to serve a bundle. Nothing is built or sent.
+
+    Args:
+        bundle: its folder.
+        to: docker, compose, kubernetes, kserve, ray-serve, or the name of a plug-in's platform.
+        out: the folder that the files go to.
+        slo: the server's objective, as of `serve_bundle`.
+        image: what the image is called. Default: the model's name and the bundle's digest.
+        replicas: how many servers, `N` or `LOW-HIGH`.
+        startup: how long a start takes, seconds or a text such as "5s"; memory: of one server, bytes or a text such as "1GiB".
+            Default: measured, by starting the server here three times.
+
+    Returns:
+        {"platform", "folder", "image", "files" (relative), "steps" (commands), "reasons" (sentences), "threads", "memory_bytes",
+        "startup_seconds", "requirements"}.
+
+    Raises:
+        HastenError: JobError, BundleError, NotPossibleHere where the bundle does not serve here, MissingExtra.
+    """
+    from .bundle.read import Bundle
+    from .core.registry import get
+    from .core.seams import Platform
+    from .core.units import parse_duration, parse_size
+    from .deploy.write import write
+    from .serve.service import Limits
+
+    opened, platform, folder = Bundle.open(Path(bundle)), get(Platform, to, field="--to")(), Path(out)
+    if slo is not None:
+        parse_duration(slo, field="--slo")
+    needs, files = write(
+        platform,
+        opened,
+        folder,
+        image=image,
+        slo=slo,
+        replicas=_replicas(replicas),
+        startup_seconds=None if startup is None else parse_duration(startup, field="--startup"),
+        memory_bytes=None if memory is None else int(parse_size(memory, field="--memory")),
+        held_bytes=Limits().held_bytes,
+    )
+    return {
+        "platform": platform.name,
+        "folder": str(folder),
+        "image": needs.image,
+        "files": [path.relative_to(folder).as_posix() for path in files],
+        "steps": list(platform.steps(needs)),
+        "reasons": list(needs.reasons.values()),
+        "threads": needs.threads,
+        "memory_bytes": needs.memory_bytes,
+        "startup_seconds": needs.startup_seconds,
+        "requirements": list(needs.requirements),
+    }
+
+
+def _replicas(text: str) -> tuple[int, int]:
+    """The least and the most. Raises JobError."""
+    low, _, high = text.partition("-")
+    numbers = [int(part) if part.isdigit() else 0 for part in (low, high or low)]
+    if not 1 <= numbers[0] <= numbers[1]:
+        raise JobError("--replicas", "must be a number from 1, or two of them as LOW-HIGH", got=text)
+    return numbers[0], numbers[1]

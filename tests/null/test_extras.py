@@ -26,6 +26,7 @@ DISTRIBUTION_OF = {
     "python_multipart": "python-multipart",
     "sklearn": "scikit-learn",
     "torch_pruning": "torch-pruning",
+    "yaml": "pyyaml",
 }
 APART = {"mlflow", "ray"}  # each with a decision that says why
 COME_WITH_OTHERS = {"PIL", "google", "markupsafe"}  # pillow, onnxruntime and jinja2 bring them

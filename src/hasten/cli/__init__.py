@@ -25,6 +25,7 @@ VERBS = {
     "report": "report",
     "track": "track",
     "serve": "serve",
+    "deploy": "deploy",
     "store": "store",
     "list": "listing",
     "show": "show",

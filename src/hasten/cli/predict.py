@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import output, shared
 
+if TYPE_CHECKING:
+    from ..batch.parts import Format
+
 
 @click.command(short_help="Run a bundle on pictures or tensors.")
 @click.argument("bundle", type=shared.PATH)
 @click.argument("inputs", type=shared.PATH, nargs=-1, required=True, metavar="INPUT...")
+@click.option("--many", is_flag=True, help="INPUT is a folder (or a file) of inputs, and a second one the folder for the results.")
+@click.option("--format", "form", type=click.Choice(("npz", "jsonl")), default="npz", show_default=True, help="Of the results of --many.")
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Classes to show for each input.")
 @shared.as_json
 @shared.everywhere
-def command(bundle: Path, inputs: tuple[Path, ...], top: int, json_: bool) -> None:
-    """Run a bundle on pictures, or on tensors in one .npz or .npy file.
+def command(bundle: Path, inputs: tuple[Path, ...], many: bool, form: Format, top: int, json_: bool) -> None:
+    """Run a bundle on pictures, or on tensors in one .npz or .npy file, or with --many on whole folders.
 
     \b
     hasten predict out/digits seven.png four.png
     hasten predict out/text tensors.npz --json
+    hasten predict out/digits --many pictures/ results/
+
+    --many takes pictures, .npz, .npy, .csv and .parquet. Each row is answered exactly once: after a stop or a kill the same command
+    goes on. A row that cannot be read has its error beside it. results/manifest.json is there when all is done.
     """
+    if many:
+        _many(bundle, inputs, form, json_)
+        return
     from ..bundle.read import Bundle
     from ..core.errors import BundleError
 
@@ -44,6 +56,27 @@ def command(bundle: Path, inputs: tuple[Path, ...], top: int, json_: bool) -> No
         output.table(("output", "shape", "values"), [(name, str(a.shape), _short(a)) for name, a in outputs.items()])
     else:
         raise BundleError("bundle", "must give outputs with a batch axis")
+
+
+def _many(bundle: Path, inputs: tuple[Path, ...], form: Format, json_: bool) -> None:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from .. import api
+
+    if len(inputs) != 2:
+        raise click.UsageError("--many takes two places: INPUT and where the results go.", click.get_current_context())
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns, console=output.console(stderr=True), transient=True) as bar:
+        task = bar.add_task("")
+        document = api.predict_many(
+            bundle, *inputs, form=form, tell=lambda at: bar.update(task, completed=at.done, total=at.units, description=f"{at.rows} rows")
+        )
+    if json_:
+        output.document(document)
+    else:
+        output.say(f"{document['rows']} rows in {len(document['parts'])} parts: {inputs[1]}")
+        if document["failed"]:
+            output.say(f"{document['failed']} of them could not be answered: their column `error` says why")
 
 
 def _read(paths: tuple[Path, ...]) -> tuple[list[str] | None, Any]:

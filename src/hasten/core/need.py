@@ -35,6 +35,7 @@ EXTRA_OF = {
     "orjson": "serve",
     "pybase64": "serve",
     "httpx2": "client",
+    "yaml": "deploy",
 }
 """Import name -> the extra of pyproject.toml that brings it. A test holds the two together."""
 

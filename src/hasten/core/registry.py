@@ -1,4 +1,4 @@
-"""Finds techniques, runtimes, loaders and checks: by scanning our folders, entry points, and `--plugin file.py`.
+"""Finds techniques, runtimes, loaders, checks and platforms: by scanning our folders, entry points, and `--plugin file.py`.
 
 Names exist only here and at the edge. A leaf is imported when it is asked for, and a leaf that is not asked for is not.
 """
@@ -19,11 +19,13 @@ from typing import TypeVar
 
 from .digest import digest_bytes
 from .errors import JobError
-from .seams import Check, Loader, Reader, Runtime, Technique
+from .seams import Check, Loader, Platform, Reader, Runtime, Technique
 
-T = TypeVar("T", Technique, Runtime, Loader, Reader, Check)
+T = TypeVar("T", Technique, Runtime, Loader, Reader, Check, Platform)
 
-_FOLDERS: dict[type, str] = {Technique: "techniques", Runtime: "runtimes", Loader: "workloads", Reader: "workloads", Check: "doctor"}
+_FOLDERS: dict[type, str] = {
+    Technique: "techniques", Runtime: "runtimes", Loader: "workloads", Reader: "workloads", Check: "doctor", Platform: "deploy",
+}  # fmt: skip
 _PLUGINS = "HASTEN_PLUGINS"  # child processes inherit it, so that they know the same plug-ins
 
 

@@ -326,3 +326,44 @@ class Check(ABC):
     @abstractmethod
     def ask(self, target: Target) -> Finding:
         """The answer. Takes under a second; imports only what it needs; missing packages are a finding, not an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingNeeds:
+    """What a bundle needs where it is served, and where each number comes from.
+
+    name: a DNS label; model: what requests call it; digest: of the bundle, which names the image; image: the image's name and tag;
+    python: `3.11`; arch: as Python names it (`x86_64`), empty where unknown; requirements: `package==version`, all of them;
+    threads: that the program uses; memory_bytes: resident at its peak, with room for requests; startup_seconds: from nothing to
+    ready; wait_seconds: in the queue, above which another replica is wanted; slo: the objective as `hasten serve --slo` takes it,
+    or None; replicas: at least and at most so many; reasons: a sentence for each number that was not asked for, by field.
+    """
+
+    name: str
+    model: str
+    digest: str
+    image: str
+    python: str
+    arch: str
+    requirements: tuple[str, ...]
+    threads: int
+    memory_bytes: int
+    startup_seconds: float
+    wait_seconds: float
+    slo: str | None
+    replicas: tuple[int, int]
+    reasons: Mapping[str, str]
+
+
+class Platform(ABC):
+    """Where a bundle is served beyond this machine. One file a platform, one class without fields."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def render(self, needs: ServingNeeds) -> Mapping[str, str]:
+        """The files that it wants: text by relative path. The bundle will lie beside them, in `bundle/`. Raises MissingExtra."""
+
+    @abstractmethod
+    def steps(self, needs: ServingNeeds) -> tuple[str, ...]:
+        """The commands that bring it to life, run in the folder of the files."""
