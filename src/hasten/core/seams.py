@@ -90,7 +90,9 @@ class Training:
 
     inputs: .npy files [N, ...] by input name of the train split, preprocessed; labels: .npy [N], None without; teacher: the original,
     on the module floor; output: the place of the judged output among the outputs; classifier: whether it is scores of classes;
-    checkpoint: a file that outlives a kill; augment, batch_size: as the job says.
+    checkpoint: a file that outlives a kill; augment, batch_size: as the job says; answers: a folder where the teacher's answers are
+    kept for all that train with the same seed; bfloat16: whether products in bfloat16 make it faster here; widths: a file with what
+    layers of every width take here, in the runtime that counts (WidthTable as JSON).
     """
 
     inputs: Mapping[str, Path]
@@ -101,6 +103,9 @@ class Training:
     checkpoint: Path
     augment: Augment = "none"
     batch_size: int = 128
+    answers: Path | None = None
+    bfloat16: bool = False
+    widths: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
