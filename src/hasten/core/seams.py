@@ -180,14 +180,15 @@ class Technique(_Options, ABC):
 
     floor: where it works; needs, forbids: facts that the candidate must or must not have; adds: facts after it;
     lossless: outputs change by rounding only; trains: it needs the train split, and time of train.budget; rescues: facts of
-    candidates that lose too much, and that it makes lose less where it comes before; packages: distributions whose versions
-    decide the result.
+    candidates that lose too much, and that it makes lose less where it comes before; prices: it asks what layers of every width take
+    here (Training.widths); packages: distributions whose versions decide the result.
     """
 
     floor: ClassVar[Floor] = Floor.GRAPH
     lossless: ClassVar[bool] = False
     trains: ClassVar[bool] = False
     rescues: ClassVar[frozenset[str]] = frozenset()
+    prices: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     forbids: ClassVar[frozenset[str]] = frozenset()
     adds: ClassVar[frozenset[str]] = frozenset()

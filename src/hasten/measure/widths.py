@@ -24,6 +24,7 @@ from .worker import State, Worker
 
 _FEW, _MANY = 2, 8
 _ROUNDS = 12
+_PLACE_SECONDS = 3.0  # no new round after it
 _SLICE_SECONDS = 0.0015
 _STEP = 8  # between the widths that are measured; narrower than 32 half of it
 
@@ -71,7 +72,10 @@ def _curve(runtime: Runtime, target: Target, site: Site) -> Curves:
     across = [] if site.depthwise else [replace(site, num_in=w) for w in ins]
     with tempfile.TemporaryDirectory(prefix="hasten-widths-") as scratch:
         pairs = [_pair(runtime, target, one, Path(scratch) / str(n)) for n, one in enumerate([*along, *across])]
-        for _ in range(_ROUNDS):
+        began = time.perf_counter()
+        for number in range(_ROUNDS):
+            if number >= 3 and time.perf_counter() - began > _PLACE_SECONDS:
+                break
             for pair in pairs:
                 pair.seconds.append((_best(pair.many) - _best(pair.few)) / (_MANY - _FEW))
     seconds = [max(1e-8, float(np.median(pair.seconds))) for pair in pairs]

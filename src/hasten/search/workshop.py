@@ -62,7 +62,7 @@ class Workshop:
         self.store, self.study, self.workload, self.target, self.seed = store, study, workload, target, seed
         self.crew = crew or Local(store)
         self.machine = self.crew.machine
-        self.priced_on: Runtime | None = None  # whose times techniques that train save, once that is known
+        self.priced_on: Runtime | None = None  # in which techniques price layers, once that is known
         self._ahead: dict[str, tuple[Technique, Candidate]] = {}
         self.worked_seconds = 0.0  # what the steps of this search took, whenever they were done
         self._booked: set[str] = set()
@@ -84,8 +84,7 @@ class Workshop:
 
     def training(self, key: str) -> Training:
         """What a technique that trains may use; its checkpoint is called after the step."""
-        widths = self.widths(self.priced_on) if self.priced_on else None
-        return replace(self._training(key), bfloat16=self._pace().bfloat16, widths=widths)
+        return replace(self._training(key), bfloat16=self._pace().bfloat16)
 
     def widths(self, runtime: Runtime) -> Path:
         """What layers of the original take at every width, in `runtime`: a file with a WidthTable as JSON. Raises HastenError."""
@@ -304,12 +303,15 @@ class Workshop:
             identity["calibration"] = self.workload.splits.digest
         if technique.trains:
             identity["train"] = [self.workload.splits.train_digest, self.train.augment, self.train.batch_size, self._pace().bfloat16]
-            identity["widths"] = self._widths_identity(self.priced_on) if self.priced_on else None
+        if technique.prices and self.priced_on is not None:
+            identity["widths"] = self._widths_identity(self.priced_on)
         return identity
 
     def _context(self, technique: Technique, folder: Path, key: str) -> Context:
         calibration = {} if technique.lossless else self.tensors("calibrate")
         training = self.training(key) if technique.trains else None
+        if training is not None and technique.prices and self.priced_on is not None:
+            training = replace(training, widths=self.widths(self.priced_on))
         return Context(folder=folder, calibration=calibration, threads=self.target.threads, seed=self.seed, training=training)
 
     @property

@@ -32,6 +32,7 @@ class StructuredPruning(Technique):
     name: ClassVar[str] = "structured-pruning"
     floor: ClassVar[Floor] = Floor.MODULE
     trains: ClassVar[bool] = True
+    prices: ClassVar[bool] = True
     forbids: ClassVar[frozenset[str]] = frozenset({"channels-pruned"})
     adds: ClassVar[frozenset[str]] = frozenset({"channels-pruned"})
     packages: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning")

@@ -59,8 +59,8 @@ class Group:
     gone: int = 0
 
     def __post_init__(self) -> None:
-        ascending = self.scores.double().sort().values.cumsum(0).tolist()
-        self._lost = [0.0, *ascending]  # by how many are gone
+        ascending = self.scores.double().sort().values.cumsum(0)
+        self._lost: list[float] = [0.0, *ascending.tolist()]  # by how many are gone
 
     @property
     def width(self) -> int:

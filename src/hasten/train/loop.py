@@ -74,7 +74,7 @@ def fit(
 def in_memory(module: nn.Module, order: torch.memory_format) -> nn.Module:
     """The module, the weights of its two-dimensional convolutions in that order in memory, in place. No number changes."""
     with_depth = any(p.ndim == 5 for p in module.parameters())  # has an order of its own
-    return module if with_depth else module.to(memory_format=order)  # type: ignore[call-overload,no-any-return]
+    return module if with_depth else module.to(memory_format=order)  # type: ignore[call-overload]
 
 
 def save(state: Mapping[str, Any], path: Path) -> None:

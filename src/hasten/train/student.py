@@ -102,7 +102,8 @@ class Student:
     def _learn(self, plan: Plan, checkpoint: Path) -> list[float]:
         learner: Any = self.module
         if self.features:
-            learner = features.tapped(self.module, width=self.teacher.module.width, seed=plan.seed)
+            asked: Any = self.teacher.module
+            learner = features.tapped(self.module, width=asked.width, seed=plan.seed)
         plan = replace(plan, bfloat16=plan.bfloat16 or self.training.bfloat16)
         losses = fit(learner, self.batches, self.loss, plan, checkpoint=checkpoint)
         if learner is not self.module:
