@@ -8,37 +8,25 @@ One student a network: cut by measured time, taught by the original, exported, q
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from common import Figures, figure
+from train_pruning import technique
 from training import compared, eight_bits, lowered, outcome, programs, run
 
-from hasten.core.registry import get
-from hasten.core.seams import Technique
 from hasten.search.judge import Judge
 from hasten.search.workshop import Workshop
 
-OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "wide-resnet20": {"share": 0.9, "of": "time", "blocks": 3, "epochs": 6},
-    "resnet20": {"share": 0.7, "of": "time", "blocks": 4, "epochs": 8},
-}
 GOALS = {"wide-resnet20": (None, 5.0, 1.0), "resnet20": (None, 4.0, 1.0)}
 
 
-def technique(model: str) -> Technique:
-    return get(Technique, "structured-pruning")(alpha=0.5, **OPTIONS[model])
-
-
 def train(shop: Workshop, model: str) -> None:
-    shop.apply(technique(model), shop.workload.original)
+    shop.apply(technique(model, 0.7), shop.workload.original)
 
 
 def measure(shop: Workshop, judge: Judge, model: str) -> Figures:
     original = shop.workload.original
     old = programs(shop, lowered(shop, original))
-    student = shop.apply(technique(model), original)
-    figures: Figures = {"technique": figure(technique(model).step().text)}
+    student = shop.apply(technique(model, 0.7), original)
+    figures: Figures = {"technique": figure(technique(model, 0.7).step().text)}
     rows = {"float": (programs(shop, lowered(shop, student)), (None, None, None)), "int8": (eight_bits(shop, student), GOALS[model])}
     for named, (new, goals) in rows.items():
         row = outcome(shop, *compared(shop, judge, old, new, label=f"chain {named}"), goals)

@@ -25,25 +25,32 @@ from hasten.search.workshop import Workshop
 GOALS: Mapping[float, tuple[float, float, float]] = {0.3: (0.65, 1.3, 0.5), 0.5: (0.48, 1.7, 1.0), 0.7: (0.25, 2.5, 2.0)}
 """Share of the parameters that is cut -> goals: size over the original's, speed over the fastest lossless program, points lost."""
 OPTIONS: Mapping[str, Mapping[float, Mapping[str, Any]]] = {
-    "wide-resnet20": {share: {"epochs": 4, "alpha": 0.5} for share in GOALS},
-    "resnet20": {0.3: {"blocks": 2}, 0.5: {"blocks": 3}, 0.7: {"blocks": 4}},
+    "wide-resnet20": {
+        0.3: {"share": 0.36, "time_share": 0.3, "epochs": 2},
+        0.5: {"share": 0.53, "time_share": 0.45, "epochs": 2},
+        0.7: {"share": 0.9, "time_share": 0.85, "blocks": 3, "epochs": 4},
+    },
+    "resnet20": {
+        0.3: {"share": 0.36, "time_share": 0.25, "blocks": 2, "epochs": 4},
+        0.5: {"share": 0.53, "time_share": 0.42, "blocks": 3, "epochs": 3},
+        0.7: {"share": 0.76, "time_share": 0.72, "blocks": 5, "epochs": 5},
+    },
 }
-"""What differs from the technique's defaults. ResNet-20's widths are as narrow as a kernel is wide: time goes with whole blocks only."""
-EPOCHS = 6
+"""A size that is 35 % less wants more than 30 % of the parameters gone. ResNet-20's narrow widths are as narrow as a kernel is wide: its
+time goes with whole blocks. The 0.7 of each is what `train_chain` makes int8 of."""
 RIVAL_SHARE = 0.5
 
 
 def technique(model: str, share: float) -> Technique:
-    options = {"share": share, "epochs": EPOCHS, "alpha": 0.5, **OPTIONS[model][share]}
-    return get(Technique, "structured-pruning")(**options)
+    return get(Technique, "structured-pruning")(alpha=0.5, **OPTIONS[model][share])
 
 
 def rival(model: str) -> Technique:
-    return TorchPruningExample(share=RIVAL_SHARE, epochs=technique(model, RIVAL_SHARE).options()["epochs"])
+    return TorchPruningExample(share=RIVAL_SHARE, epochs=OPTIONS[model][RIVAL_SHARE]["epochs"])
 
 
 def train(shop: Workshop, model: str) -> None:
-    for one in (*(technique(model, share) for share in GOALS), rival(model)):
+    for one in (*(technique(model, share) for share in (0.7, 0.5, 0.3)), rival(model)):
         shop.apply(one, shop.workload.original)
 
 

@@ -52,18 +52,20 @@ def groups_of(module: Any) -> Any:
     return find_groups(module, (X,), pruning.importance.GroupMagnitudeImportance(p=2), [module.head])
 
 
-@pytest.mark.parametrize("of", ["parameters", "time"])
-@pytest.mark.parametrize("share", [0.3, 0.7])
-def test_what_is_planned_is_what_is_cut(of: str, share: float) -> None:
+@pytest.mark.parametrize(("parameters", "seconds"), [(0.3, 0.0), (0.7, 0.0), (0.0, 0.3), (0.3, 0.6)])
+def test_what_is_planned_is_what_is_cut(parameters: float, seconds: float) -> None:
     module = lifted()
     cut = Cut(find_sites(module, (X,)), groups_of(module), None)
     full = cut.price()
-    gone = cut.plan(Goal(share=share, of=of, round_to=4), full)
+    gone = cut.plan(Goal(parameters=parameters, seconds=seconds, round_to=4), full)
     cut.make()
     assert find_sites(module, (X,)) == cut.sites
-    after = Cut(find_sites(module, (X,)), groups_of(module), None).price()
-    assert after.gone(full, of) == pytest.approx(gone, abs=1e-9)
-    assert share <= gone < share + 0.12
+    after = Cut(find_sites(module, (X,)), groups_of(module), None).price().gone(full)
+    assert after.parameters == pytest.approx(gone.parameters, abs=1e-9)
+    assert after.seconds == pytest.approx(gone.seconds, abs=1e-9)
+    assert gone.parameters >= parameters
+    assert gone.seconds >= seconds
+    assert min(gone.parameters - parameters, gone.seconds - seconds) < 0.12
     assert module(X).shape == (3, 3)
     assert torch.isfinite(module(X)).all()
 
@@ -104,7 +106,7 @@ def test_a_width_that_saves_no_time_is_passed_over() -> None:
 
     table = WidthTable(curves={site.key: curve(site) for site in sites.values()})
     cut = Cut(sites, groups, table)
-    cut.plan(Goal(share=0.3, of="time", round_to=4), cut.price())
+    cut.plan(Goal(parameters=0.0, seconds=0.3, round_to=4), cut.price())
     widths = {group.width for group in groups if group.gone}
     assert widths
     assert all(width % 16 == 0 for width in widths)

@@ -128,7 +128,7 @@ def test_every_kind_of_student_learns(kind: str, model: ReferenceModel, tmp_path
         f"from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear({size}, 12), nn.ReLU(), nn.Linear(12, 10))\n"
     )
     monkeypatch.chdir(tmp_path)
-    technique = get(Technique, "distillation")(student=kind, width=8, epochs=2, source="mine.py:net" if kind == "own" else "")
+    technique = get(Technique, "distillation")(student=kind, width=8, epochs=2, source=("mine.py:net",) if kind == "own" else ())
     (tmp_path / "out").mkdir()
     context = Context(folder=tmp_path / "out", calibration=model.calibration, training=training(model, tmp_path))
     after: Candidate = technique.apply(model.module, context)

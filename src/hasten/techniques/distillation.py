@@ -35,7 +35,9 @@ class Distillation(Technique):
 
     student: str = option("resnet", "What learns: resnet, mobilenet or mlp (built to the task's input), same (the model as it is) or own.",
                           choices=("resnet",), allowed=(*nets.KINDS, "same", "own"))  # fmt: skip
-    source: str = option("", "Where student is own: file.py:function that returns a torch.nn.Module, from the folder one is in.")
+    source: tuple[str, ...] = option(
+        (), "Where student is own: one file.py:function that returns a torch.nn.Module, from the folder one is in."
+    )
     width: int = option(16, "Channels of the built network's first stage.", choices=(16,), low=1)
     depth: int = option(1, "Blocks of each of its stages.", choices=(1,), low=1)
     epochs: int = option(10, "Passes over the train split.", choices=(10,), low=0)
@@ -50,6 +52,8 @@ class Distillation(Technique):
         return super().space(profile) if not profile.operators or "Conv" in profile.operators else iter(())
 
     def fits(self, candidate: Candidate | None, profile: Profile) -> str | None:
+        if (self.student == "own") != (len(self.source) == 1):
+            return "a student of one's own needs its source, and only such a student"
         if candidate is not None and self.student in nets.KINDS:
             if len(candidate.signature.outputs) != 1 or len(candidate.signature.inputs) != 1:
                 return "a network is built for models with one input and one output only"
@@ -74,7 +78,7 @@ class Distillation(Technique):
     def _built(self, student: Student, candidate: Candidate, seed: int) -> fx.GraphModule:
         example = student.example()
         if self.student == "own":
-            return nets.lifted(call(self.source, Path.cwd(), field=f"{self.name}, option source", what="a torch.nn.Module"), example)
+            return nets.lifted(call(*self.source, Path.cwd(), field=f"{self.name}, option source", what="a torch.nn.Module"), example)
         shape = candidate.signature.outputs[0].shape
         if len(shape) != 2 or shape[1] is None:
             raise NotPossibleHere(f"technique {self.name}", "builds networks with an output [n, numbers] only", got=shape)

@@ -37,10 +37,8 @@ class StructuredPruning(Technique):
     adds: ClassVar[frozenset[str]] = frozenset({"channels-pruned"})
     packages: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning")
 
-    share: float = option(0.5, "Share that is cut.", choices=_SHARES, low=0.01, high=0.98)
-    of: str = option(
-        "parameters", "What the share is of: parameters, or time as measured.", choices=("parameters",), allowed=("parameters", "time")
-    )
+    share: float = option(0.5, "Share of the parameters that is cut, at the least.", choices=_SHARES, low=0.01, high=0.98)
+    time_share: float = option(0.0, "Share of the layers' time that is cut, at the least, as measured for every width.", low=0.0, high=0.98)
     blocks: int = option(0, "Residual blocks that are left out first (they count towards the share).", choices=(0,), low=0)
     importance: str = option(
         "taylor", "What matters: taylor (weight times gradient, Molchanov et al. 2019, arXiv:1906.10771), fisher (its square), magnitude, "
@@ -54,15 +52,18 @@ class StructuredPruning(Technique):
 
     @classmethod
     def space(cls, profile: Profile) -> Iterator[Self]:
-        """The middle share first."""
-        return iter(sorted(super().space(profile), key=lambda t: abs(t.share - 0.5)))
+        """The middle share first; of the time too, unless only size matters."""
+        timed = profile.objective not in ("size", "memory")
+        found = [replace(one, time_share=one.share) if timed else one for one in super().space(profile)]
+        return iter(sorted(found, key=lambda one: abs(one.share - 0.5)))
 
     def fits(self, candidate: Candidate | None, profile: Profile) -> str | None:
         return cannot_train(profile, "torch", "torch_pruning")
 
     def expects(self, profile: Profile) -> Forecast:
         # Half the MACs of a ResNet-50 give 1.35x and not 2x (Torch-Pruning's own figures): time falls more slowly than operations.
-        return Forecast(speedup=(1 - self.share) ** -0.6, seconds=30.0 + self.epochs * profile.epoch_seconds, smaller=1 / (1 - self.share))
+        speedup = max((1 - self.share) ** -0.6, 0.9 / (1 - self.time_share))
+        return Forecast(speedup=speedup, seconds=30.0 + self.epochs * profile.epoch_seconds, smaller=1 / (1 - self.share))
 
     def apply(self, candidate: Candidate, context: Context) -> Candidate:
         student = Student.taught_in(context, candidate, alpha=self.alpha)
@@ -71,20 +72,20 @@ class StructuredPruning(Technique):
         between = self.epochs // (2 * self.rounds)  # half of the time is for the cuts, the other half for the last of them
         plan = Plan(epochs=self.epochs - (self.rounds - 1) * between, learning_rate=self.learning_rate, seed=context.seed)
         for number in range(1, self.rounds):
-            self._cut(student, self.share * number / self.rounds, full)
+            self._cut(student, number / self.rounds, full)
             student.learn_stage(replace(plan, epochs=between), number)
-        self._cut(student, self.share, full)
+        self._cut(student, 1.0, full)
         student.learn(plan)
         return candidate.then(self.step(), student.export(context.folder), adds=self.adds, lossless=False)
 
-    def _cut(self, student: Student, share: float, full: Price) -> None:
-        """Cut the student's module in place. Raises NotPossibleHere where not even half of `share` can go."""
-        cut = planned(student, self.importance)
-        gone = cut.plan(Goal(share=share, of=self.of, round_to=self.round_to), full)
+    def _cut(self, student: Student, progress: float, full: Price) -> None:
+        """Cut the student's module in place. progress: of the way, 0..1. Raises NotPossibleHere where not half of the parameters can go."""
+        cut, share = planned(student, self.importance), progress * self.share
+        gone = cut.plan(Goal(parameters=share, seconds=progress * self.time_share, round_to=self.round_to), full).parameters
         if gone < 0.5 * share:
             hint = "Its widths may be fixed by reshapes, or round_to may be too large for them"
             raise NotPossibleHere(
-                f"technique {self.name}", f"must be able to cut {share:.0%} of the {self.of}", got=f"{gone:.0%}", hint=hint
+                f"technique {self.name}", f"must be able to cut {share:.0%} of the parameters", got=f"{gone:.0%}", hint=hint
             )
         cut.make()
         student.module.zero_grad(set_to_none=True)

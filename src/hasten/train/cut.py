@@ -23,11 +23,11 @@ _KEPT = 0.1  # of a group's channels, at the least
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """share: what is to be gone, 0..1; of: `parameters`, or `time`, as the table (without one: the multiply-adds) prices it; round_to:
-    widths are multiples of it."""
+    """parameters, seconds: the shares that are to be gone, 0..1, of the time as the table (without one: the multiply-adds) prices it;
+    round_to: widths are multiples of it."""
 
-    share: float
-    of: str = "parameters"
+    parameters: float
+    seconds: float = 0.0
     round_to: int = 8
 
 
@@ -38,9 +38,9 @@ class Price:
     parameters: float
     seconds: float
 
-    def gone(self, full: Price, of: str) -> float:
-        """The share that is gone, of what `full` took."""
-        return 1 - (self.parameters / full.parameters if of == "parameters" else self.seconds / full.seconds)
+    def gone(self, full: Price) -> Price:
+        """The shares that are gone, of what `full` took."""
+        return Price(parameters=1 - self.parameters / full.parameters, seconds=1 - self.seconds / full.seconds)
 
 
 @dataclass(kw_only=True)
@@ -82,11 +82,15 @@ class Cut:
         own = self._price(self.sites)
         return replace(own, parameters=own.parameters + sum(group.vectors * group.width for group in self.groups))
 
-    def plan(self, goal: Goal, full: Price) -> float:
-        """Give groups lesser widths until `goal` is reached, in shares of `full`, or nothing is left. Returns the share that is gone."""
-        while (gone := self.price().gone(full, goal.of)) < goal.share:
-            best = max(self._moves(goal, full, goal.share - gone), key=lambda move: move[0], default=None)
-            if best is None:
+    def plan(self, goal: Goal, full: Price) -> Price:
+        """Give groups lesser widths until `goal` is reached, in shares of `full`, or nothing is left. Returns the shares that are gone."""
+        while True:
+            gone = self.price().gone(full)
+            missing = Price(parameters=max(0.0, goal.parameters - gone.parameters), seconds=max(0.0, goal.seconds - gone.seconds))
+            if missing.parameters <= 0 and missing.seconds <= 0:
+                break
+            best = max(self._moves(goal, full, missing), key=lambda move: move[0], default=None)
+            if best is None or best[0] <= 0:
                 break
             _, group, width = best
             self.sites |= self._resized(group, width)
@@ -99,9 +103,9 @@ class Cut:
             if group.gone:
                 group.remove(group.scores.argsort(stable=True)[: group.gone].sort().values.tolist())
 
-    def _moves(self, goal: Goal, full: Price, missing: float) -> Iterator[tuple[float, Group, int]]:
-        """Every lesser width of every group, with what it gains for what it loses. Parameters and time both are gains, whatever the goal
-        is, since a small slow model is half a gain; what goes beyond the goal is none, so that the last cut is a small one."""
+    def _moves(self, goal: Goal, full: Price, missing: Price) -> Iterator[tuple[float, Group, int]]:
+        """Every lesser width of every group, with what it gains for what it loses. What is missing of either goal is gained, and no more,
+        so that the last cut is a small one."""
         for group in self.groups:
             least = max(goal.round_to, math.ceil(_KEPT * len(group.scores)))
             before = self._price(self._touched(group))
@@ -109,8 +113,8 @@ class Cut:
                 after = self._price(self._resized(group, width))
                 fewer = (before.parameters - after.parameters + group.vectors * (group.width - width)) / full.parameters
                 faster = (before.seconds - after.seconds) / full.seconds
-                towards = max(fewer if goal.of == "parameters" else faster, 1e-9)
-                yield min(1.0, missing / towards) * max(0.0, fewer + faster) / max(group.lost(width), 1e-30), group, width
+                gained = min(fewer, missing.parameters) + min(faster, missing.seconds)
+                yield gained / max(group.lost(width), 1e-30), group, width
 
     def _price(self, sites: Mapping[str, Site]) -> Price:
         seconds = sum(self.table.seconds(site) if self.table else float(site.operations) for site in sites.values())
