@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from hasten.core.errors import NotPossibleHere
@@ -81,3 +84,36 @@ class OneJouleARead(Meter):
 
     def spent(self, before: Sequence[float], after: Sequence[float]) -> float:
         return after[0] - before[0]
+
+
+def prune_digits(state: Any, folder: Path, die_after_saves: int | None, bfloat16: bool) -> str:
+    """The name of the weights that two rounds of pruning give; saves after every step, and dies after so many saves."""
+    from hasten.core.digest import digest_array, digest_json
+    from hasten.core.registry import get
+    from hasten.core.seams import Context, Technique, Training
+    from hasten.testing._models import reference_model
+    from hasten.train import loop, student
+    from hasten.train.lift import read_module
+
+    real, saves = loop.save, 0
+
+    def save(content: Any, path: Path) -> None:
+        nonlocal saves
+        real(content, path)
+        saves += 1
+        if saves == die_after_saves:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    loop.save = student.save = save
+    loop.time = SimpleNamespace(monotonic=itertools.count(step=1000).__next__)  # type: ignore[attr-defined]  # every step is late to save
+    model = reference_model("digits")
+    out = folder / "out"
+    out.mkdir(parents=True, exist_ok=True)
+    training = Training(
+        inputs=model.calibration, labels=None, teacher=model.module, output=0, classifier=True, checkpoint=folder / "c.pt", batch_size=8,
+        answers=folder / "answers", bfloat16=bfloat16,
+    )  # fmt: skip
+    technique = get(Technique, "structured-pruning")(share=0.4, rounds=2, epochs=4, round_to=2)
+    after = technique.apply(model.module, Context(folder=out, calibration=model.calibration, training=training))
+    weights = read_module(after.path).state_dict()
+    return digest_json({name: digest_array(value.numpy()) for name, value in weights.items()})

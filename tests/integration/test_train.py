@@ -121,7 +121,7 @@ def test_training_lowers_the_loss_and_the_same_seed_gives_the_same_bits() -> Non
 
 
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    plan = Plan(epochs=5, learning_rate=1e-2, checkpoint_steps=3, ema=0.9, seed=1)
+    plan = Plan(epochs=5, learning_rate=1e-2, checkpoint_seconds=0.0, ema=0.9, seed=1)
 
     def start() -> Any:
         torch.manual_seed(0)

@@ -105,11 +105,12 @@ def test_only_files_of_the_store_travel(here: Store, tmp_path: Path) -> None:
         pack(here, copy, (Order(tmp_path / "else.txt", tmp_path),), {"times": 1})
 
 
-def test_a_checkpoint_is_named_in_the_store_of_whoever_trains(here: Store, there: Station) -> None:
-    parcel = pack(here, echo, (here.root / "checkpoints" / "abc.pt",), {})
+@pytest.mark.parametrize("room", ["checkpoints", "answers"])
+def test_what_training_keeps_is_named_in_the_store_of_whoever_trains(room: str, here: Store, there: Station) -> None:
+    parcel = pack(here, echo, (here.root / room / "abc.pt",), {})
     assert parcel.needs == ()
     reply = carry_out(parcel.errand, there, lambda key: b"", parcel.needs)
-    assert reply.open(None) == there.store.root / "checkpoints" / "abc.pt"
+    assert reply.open(None) == there.store.root / room / "abc.pt"
 
 
 def test_counters_of_energy_are_read_where_they_arrive(here: Store, there: Station) -> None:

@@ -84,6 +84,17 @@ def test_checkpoints_that_nobody_went_on_with_go_and_fresh_ones_stay(tmp_path: P
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["new.pt"]
 
 
+def test_answers_of_teachers_that_nobody_asks_go(tmp_path: Path) -> None:
+    Store(tmp_path)
+    folder = tmp_path / "answers" / "abc" / "0"
+    folder.mkdir(parents=True)
+    for name, age in (("0", 40), ("1", 1)):
+        (folder / f"{name}.npy").write_bytes(b"x")
+        os.utime(folder / f"{name}.npy", (time.time() - age * DAY,) * 2)
+    collect(tmp_path, keep_seconds=30 * DAY)
+    assert [p.name for p in folder.iterdir()] == ["1.npy"]
+
+
 def test_finding_a_step_is_a_use_of_it(tmp_path: Path) -> None:
     folder = add(tmp_path, "old", age_days=31)
     Store(tmp_path).step("toy", {"name": "old"}, lambda folder: pytest.fail("it is there"))

@@ -90,7 +90,9 @@ class Training:
 
     inputs: .npy files [N, ...] by input name of the train split, preprocessed; labels: .npy [N], None without; teacher: the original,
     on the module floor; output: the place of the judged output among the outputs; classifier: whether it is scores of classes;
-    checkpoint: a file that outlives a kill; augment, batch_size: as the job says.
+    checkpoint: a file that outlives a kill; augment, batch_size: as the job says; answers: a folder where the teacher's answers are
+    kept for all that train with the same seed; bfloat16: whether products in bfloat16 make it faster here; widths: a file with what
+    layers of every width take here, in the runtime that counts (WidthTable as JSON).
     """
 
     inputs: Mapping[str, Path]
@@ -101,6 +103,9 @@ class Training:
     checkpoint: Path
     augment: Augment = "none"
     batch_size: int = 128
+    answers: Path | None = None
+    bfloat16: bool = False
+    widths: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,14 +180,15 @@ class Technique(_Options, ABC):
 
     floor: where it works; needs, forbids: facts that the candidate must or must not have; adds: facts after it;
     lossless: outputs change by rounding only; trains: it needs the train split, and time of train.budget; rescues: facts of
-    candidates that lose too much, and that it makes lose less where it comes before; packages: distributions whose versions
-    decide the result.
+    candidates that lose too much, and that it makes lose less where it comes before; prices: it asks what layers of every width take
+    here (Training.widths); packages: distributions whose versions decide the result.
     """
 
     floor: ClassVar[Floor] = Floor.GRAPH
     lossless: ClassVar[bool] = False
     trains: ClassVar[bool] = False
     rescues: ClassVar[frozenset[str]] = frozenset()
+    prices: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     forbids: ClassVar[frozenset[str]] = frozenset()
     adds: ClassVar[frozenset[str]] = frozenset()

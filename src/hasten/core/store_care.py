@@ -120,8 +120,9 @@ def collect(root: Path, *, keep_seconds: float, max_bytes: float | None = None, 
 
 
 def _abandoned(root: Path, since: float) -> list[tuple[Path, int]]:
-    """Checkpoints of trainings that nobody went on with since then, and their bytes."""
-    known = ((file, file.stat()) for file in (root / "checkpoints").glob("*.pt*"))
+    """Checkpoints of trainings that nobody went on with since then, answers of teachers that nobody asked, and their bytes."""
+    files = [*(root / "checkpoints").glob("*.pt*"), *(root / "answers").glob("*/*/*.npy")]
+    known = ((file, file.stat()) for file in files)
     return [(file, stat.st_size) for file, stat in known if stat.st_mtime < since]
 
 

@@ -16,10 +16,12 @@ from ..core.machine import load_average, this_machine
 from ..core.registry import find
 from ..core.seams import Check, Context, Runtime, Target, Technique
 from ..core.store import Store
+from ..core.widths import Site
 from . import energy, latency, tasks
 from .ceilings import measure_ceilings
 from .layers import layer_kinds
 from .sensitivity import measure_parts
+from .widths import measure_widths
 from .worker import State, Worker
 
 Findings = list[tuple[str, frozenset[str]]]
@@ -100,6 +102,12 @@ def ceilings(station: Station, runtimes: Sequence[Runtime], target: Target) -> d
     """What this machine can do at most, nothing else measuring here meanwhile: Ceilings as JSON. Raises WorkerError, MissingExtra."""
     with station.store.measuring():
         return measure_ceilings(runtimes, target).to_json()
+
+
+def widths(station: Station, runtime: Runtime, target: Target, sites: Sequence[Site]) -> dict[str, Any]:
+    """What layers take at every width in `runtime`, nothing else measuring here meanwhile: a WidthTable as JSON. Raises HastenError."""
+    with station.store.measuring():
+        return measure_widths(runtime, target, sites, where=station.where()).to_json()
 
 
 def parts(

@@ -138,6 +138,8 @@ class Explorer:
         if evidence is not None:
             self._noise = racing.spread(evidence, reference, _LOSSLESS)
         self._learn_from(list(good.values()))
+        if self.reference.runtime.floor is Floor.GRAPH:
+            self.shop.priced_on = self.reference.runtime
         self.study.learn(f"the fastest lossless program is {self.reference.text}: {self.tryout.cost_text(self.reference)}")
         self.study.observer.best(f"{self.reference.text}, lossless")
 

@@ -105,7 +105,7 @@ class _Packer(pickle.Pickler):
         if not item.is_relative_to(self._store.root):
             raise WorkerError("errand", f"cannot take {item} to another machine, since it is not in the store", cause="error")
         room, *parts = item.relative_to(self._store.root).parts
-        if room == "checkpoints":  # nothing travels: each machine keeps the checkpoints of what it trains
+        if room in ("checkpoints", "answers"):  # nothing travels: each machine keeps those of what it trains
             return ("reads", room, *parts)
         outer, inner, *rest = parts
         if room == "tmp":  # of one process, of one step

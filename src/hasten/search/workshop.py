@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,9 @@ from ..measure import energy, errands
 from ..measure.ceilings import Ceilings
 from ..measure.latency import Entrant, Plan, Race
 from ..measure.sensitivity import Part
+from ..measure.widths import measure_widths
+from ..train import answers, batches
+from ..train.pilot import Pace
 from . import pilot
 from .crew import Crew, Local
 from .parcel import not_yet
@@ -58,6 +62,7 @@ class Workshop:
         self.store, self.study, self.workload, self.target, self.seed = store, study, workload, target, seed
         self.crew = crew or Local(store)
         self.machine = self.crew.machine
+        self.priced_on: Runtime | None = None  # in which techniques price layers, once that is known
         self._ahead: dict[str, tuple[Technique, Candidate]] = {}
         self.worked_seconds = 0.0  # what the steps of this search took, whenever they were done
         self._booked: set[str] = set()
@@ -79,6 +84,24 @@ class Workshop:
 
     def training(self, key: str) -> Training:
         """What a technique that trains may use; its checkpoint is called after the step."""
+        return replace(self._training(key), bfloat16=self._pace().bfloat16)
+
+    def widths(self, runtime: Runtime) -> Path:
+        """What layers of the original take at every width, in `runtime`: a file with a WidthTable as JSON. Raises HastenError."""
+
+        def work(folder: Path) -> None:
+            sites = self.crew.on_target(pilot.sites, self._training("widths"))
+            table = self.crew.on_target(errands.widths, runtime, self.target, sites)
+            (folder / "widths.json").write_text(json.dumps(table))
+
+        with self.study.spending("profile"):
+            return self._step("widths", self._widths_identity(runtime), work).folder / "widths.json"
+
+    def _widths_identity(self, runtime: Runtime) -> dict[str, Any]:
+        return {"candidate": self.workload.original.id, "runtime": [runtime.step().to_json(), _code(runtime)], "machine": self.machine.id,
+                "target": self.target.__dict__, "code": digest_path(Path(inspect.getfile(measure_widths)))}  # fmt: skip
+
+    def _training(self, key: str) -> Training:
         workload, samples = self.workload, self.workload.splits.train
         assert samples is not None
         place = [spec.name for spec in workload.original.signature.outputs].index(workload.output)
@@ -87,20 +110,28 @@ class Workshop:
         return Training(
             inputs=self.tensors("train"), labels=self._train_labels(samples), teacher=workload.original, output=place,
             classifier=classifier, checkpoint=self.store.root / "checkpoints" / f"{key}.pt",
-            augment=self.train.augment, batch_size=self.train.batch_size,
+            augment=self.train.augment, batch_size=self.train.batch_size, answers=self.store.root / "answers" / self._answers_key(),
         )  # fmt: skip
+
+    def _answers_key(self) -> str:
+        """Names all that decides which batches the teacher is asked, and what it answers."""
+        code = [digest_path(Path(inspect.getfile(module))) for module in (batches, answers)]
+        return digest_json([self.workload.original.id, self.workload.splits.train_digest, self.train.augment, self.train.batch_size, code])
 
     def epoch_seconds(self) -> float:
         """What one pass over the train split takes, teacher included: timed over a few steps."""
+        return self._pace().seconds
+
+    def _pace(self) -> Pace:
         with self.study.spending("profile"):
             identity = {"candidate": self.workload.original.id, "train": self.workload.splits.train_digest, "threads": self.target.threads,
                         "batch": self.train.batch_size, "machine": self.machine.id}  # fmt: skip
-            training = self.training("pilot")
+            training = self._training("pilot")
 
-            def work(folder: Path) -> float:
-                return self.crew.on_target(pilot.epoch_seconds, training, self.target.threads)
+            def work(folder: Path) -> dict[str, Any]:
+                return self.crew.on_target(pilot.pace, training, self.target.threads)
 
-            return float(self._step("epoch", identity, work).value)
+            return Pace(**self._step("pace", identity, work).value)
 
     def apply(self, technique: Technique, candidate: Candidate) -> Candidate:
         """The candidate after a technique. Raises HastenError."""
@@ -271,12 +302,16 @@ class Workshop:
         if not technique.lossless:  # only these may look at data
             identity["calibration"] = self.workload.splits.digest
         if technique.trains:
-            identity["train"] = [self.workload.splits.train_digest, self.train.augment, self.train.batch_size]
+            identity["train"] = [self.workload.splits.train_digest, self.train.augment, self.train.batch_size, self._pace().bfloat16]
+        if technique.prices and self.priced_on is not None:
+            identity["widths"] = self._widths_identity(self.priced_on)
         return identity
 
     def _context(self, technique: Technique, folder: Path, key: str) -> Context:
         calibration = {} if technique.lossless else self.tensors("calibrate")
         training = self.training(key) if technique.trains else None
+        if training is not None and technique.prices and self.priced_on is not None:
+            training = replace(training, widths=self.widths(self.priced_on))
         return Context(folder=folder, calibration=calibration, threads=self.target.threads, seed=self.seed, training=training)
 
     @property

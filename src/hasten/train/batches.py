@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,10 +20,12 @@ _PADDING = 8  # a picture is shifted by at most 1/8 of its side: 4 of 32 pixels,
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """inputs: each [n, ...] in the order of the signature; labels: [n], or None."""
+    """inputs: each [n, ...] in the order of the signature; labels: [n], or None; epoch, place: which of all batches it is, -1 for none."""
 
     inputs: tuple[torch.Tensor, ...]
     labels: torch.Tensor | None
+    epoch: int = -1
+    place: int = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,7 @@ class Batches:
         order = np.random.default_rng([self.seed, number]).permutation(len(self.inputs[0]))
         for place in range(start, len(self)):
             rows = np.sort(order[place * self.size : (place + 1) * self.size])  # sorted: a memory map is read in one direction
-            yield self._batch(rows, np.random.default_rng([self.seed, number, place]))
+            yield replace(self._batch(rows, np.random.default_rng([self.seed, number, place])), epoch=number, place=place)
 
     def plain(self, count: int) -> Batch:
         """The first samples, as they are."""
@@ -68,7 +70,8 @@ class Batches:
         import torch
 
         labels = None if self.labels is None else torch.from_numpy(self.labels[rows])
-        return Batch(inputs=tuple(torch.from_numpy(np.ascontiguousarray(v)) for v in values), labels=labels)
+        tensors = (torch.from_numpy(np.ascontiguousarray(v)) for v in values)
+        return Batch(inputs=tuple(t.to(memory_format=torch.channels_last) if t.ndim == 4 else t for t in tensors), labels=labels)
 
 
 def _augmented(pictures: np.ndarray, how: Augment, rng: np.random.Generator) -> np.ndarray:

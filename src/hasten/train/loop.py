@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ class Plan:
     """How to train. epochs: passes over the data; learning_rate: at its highest, after `warm_up` (a share of all steps) and before a
     half cosine to zero (Loshchilov & Hutter 2017, arXiv:1608.03983); weight_decay: AdamW's (arXiv:1711.05101), of matrices and filters
     alone; clip: largest norm of all gradients together; accumulate: batches a step; ema: decay of the averaged weights that are the
-    result, 0 for none; bfloat16: products in bfloat16 where the processor has it; checkpoint_steps: steps between checkpoints."""
+    result, 0 for none; bfloat16: products in bfloat16 where the processor has it; checkpoint_seconds: between checkpoints."""
 
     epochs: int
     learning_rate: float = 1e-3
@@ -38,7 +39,7 @@ class Plan:
     accumulate: int = 1
     ema: float = 0.0
     bfloat16: bool = False
-    checkpoint_steps: int = 200
+    checkpoint_seconds: float = 20.0
     seed: int = 0
 
 
@@ -48,21 +49,42 @@ def fit(
     """Train `module` in place. Returns the mean loss of each epoch.
 
     checkpoint: a file that a killed training goes on from, to the same bits; gone when it is done. Raises NotPossibleHere where
-    the loss is no longer finite.
+    the loss is no longer finite. Pictures are trained on with their channels last in memory, which convolutions are fastest with.
     """
-    run = _Run(module, batches, loss, plan)
+    import torch
+
+    run = _Run(in_memory(module, torch.channels_last), batches, loss, plan)
     if checkpoint is not None and checkpoint.is_file():
         run.load(checkpoint)
+    saved = time.monotonic()
     while run.step < run.total:
         run.one()
         if tell is not None:
             tell(run.step / run.total, run.last)
-        if checkpoint is not None and run.step % plan.checkpoint_steps == 0 and run.step < run.total:
+        if checkpoint is not None and time.monotonic() - saved >= plan.checkpoint_seconds and run.step < run.total:
             run.save(checkpoint)
+            saved = time.monotonic()
     run.finish()
+    in_memory(module, torch.contiguous_format)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return run.losses
+
+
+def in_memory(module: nn.Module, order: torch.memory_format) -> nn.Module:
+    """The module, the weights of its two-dimensional convolutions in that order in memory, in place. No number changes."""
+    with_depth = any(p.ndim == 5 for p in module.parameters())  # has an order of its own
+    return module if with_depth else module.to(memory_format=order)  # type: ignore[call-overload]
+
+
+def save(state: Mapping[str, Any], path: Path) -> None:
+    """Write `state` in one step: a kill in the middle leaves what was there before."""
+    import torch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    torch.save(state, temporary)
+    temporary.replace(path)
 
 
 class _Run:
@@ -113,15 +135,10 @@ class _Run:
         self._update_average()
 
     def save(self, path: Path) -> None:
-        """All of the state, in one step: a kill in the middle leaves the checkpoint of before."""
-        import torch
-
+        """All of the state."""
         state = {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict(), "average": self.average,
                  "step": self.step, "losses": self.losses}  # fmt: skip
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        torch.save(state, temporary)
-        temporary.replace(path)
+        save(state, path)
 
     def load(self, path: Path) -> None:
         """What `save` wrote; a file that cannot be read counts as if it never was."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ..core.candidate import Candidate
 from ..core.need import missing
 from ..core.seams import Context, Profile, Training
+from ..core.widths import WidthTable
+from . import features
+from .answers import Teacher
 from .batches import Batch, Batches
 from .lift import flat_outputs, lower, read_module
-from .loop import Plan, fit
-from .loss import Distillation
+from .loop import Plan, fit, save
+from .loss import Distillation, distance
 
 if TYPE_CHECKING:
     import torch
@@ -28,49 +32,83 @@ def cannot_train(profile: Profile, *packages: str) -> str | None:
 class Student:
     """module: what is trained, changed in place; teacher: the original; batches: the train split; distillation: how they are compared.
 
-    candidate: what `module` was before; training: as the technique got it.
+    candidate: what `module` was before; training: as the technique got it; features: how much the distance of features counts.
     """
 
     module: fx.GraphModule
-    teacher: nn.Module
+    teacher: Teacher
     batches: Batches
     distillation: Distillation
     candidate: Candidate
     training: Training
+    features: float = 0.0
 
     @classmethod
-    def of(cls, training: Training, candidate: Candidate, *, seed: int, alpha: float = Distillation.alpha) -> Self:
-        """A student that starts as `candidate`, on the module floor. alpha: the teacher's share of the loss."""
+    def of(
+        cls, training: Training, candidate: Candidate, *, seed: int, distillation: Distillation | None = None, features_share: float = 0.0
+    ) -> Self:  # fmt: skip
+        """A student that starts as `candidate`, on the module floor. features_share: how much the distance of features counts."""
         names = [spec.name for spec in candidate.signature.inputs]
+        batches = Batches.of(training, names, seed)
+        original = read_module(training.teacher.path).requires_grad_(False)
+        asked = features.tapped(original) if features_share else original
+        folder = training.answers / f"{seed}{'-features' if features_share else ''}" if training.answers else None
         return cls(
-            module=read_module(candidate.path), teacher=read_module(training.teacher.path).requires_grad_(False),
-            batches=Batches.of(training, names, seed), candidate=candidate, training=training,
-            distillation=Distillation(alpha=alpha, classifier=training.classifier),
+            module=read_module(candidate.path), teacher=Teacher(module=asked, batches=batches, folder=folder), batches=batches,
+            candidate=candidate, training=training, features=features_share,
+            distillation=replace(distillation or Distillation(), classifier=training.classifier),
         )  # fmt: skip
 
     @classmethod
-    def taught_in(cls, context: Context, candidate: Candidate, *, alpha: float) -> Self:
+    def taught_in(
+        cls, context: Context, candidate: Candidate, *, alpha: float, temperature: float = 3.0, features_share: float = 0.0
+    ) -> Self:
         """The student of a technique that trains."""
         assert context.training is not None, "a technique that trains is given what it trains with"
-        return cls.of(context.training, candidate, seed=context.seed, alpha=alpha)
+        loss = Distillation(alpha=alpha, temperature=temperature)
+        return cls.of(context.training, candidate, seed=context.seed, distillation=loss, features_share=features_share)
 
     def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
-        """How far the module's answers are from the teacher's and the labels: a scalar. Outputs that are not judged are taught too."""
+        """How far the module's answers are from the teacher's and the labels: a scalar. Outputs that are not judged are taught too;
+        the last one is features where `features` counts them."""
         import torch
 
-        with torch.no_grad():
-            wanted = flat_outputs(self.teacher(*batch.inputs))
         total = torch.zeros(())
-        for place, (ours, theirs) in enumerate(zip(flat_outputs(module(*batch.inputs)), wanted, strict=True)):
+        ours, theirs = flat_outputs(module(*batch.inputs)), self.teacher(batch)
+        for place, (answer, wanted) in enumerate(zip(ours, theirs, strict=True)):
             if place == self.training.output:
-                total = total + self.distillation(ours, theirs, batch.labels)
-            elif ours.is_floating_point():
-                total = total + Distillation(classifier=False)(ours, theirs, None)
+                total = total + self.distillation(answer.float(), wanted, batch.labels)
+            elif answer.is_floating_point():
+                share = self.features if self.features and place == len(ours) - 1 else 1.0
+                total = total + share * distance(answer.float(), wanted)
         return total
 
     def learn(self, plan: Plan) -> list[float]:
         """Train; a killed training goes on from its checkpoint. Returns the loss by epoch."""
-        return fit(self.module, self.batches, self.loss, plan, checkpoint=self.training.checkpoint)
+        return self._learn(plan, self.training.checkpoint)
+
+    def learn_stage(self, plan: Plan, number: int) -> None:
+        """Train, as one of several stages that change the module in between: what a stage ended with outlives a kill in a later one."""
+        import torch
+
+        path = self.training.checkpoint
+        done = path.with_name(f"{path.stem}.stage{number}{path.suffix}")
+        if done.is_file():
+            self.module.load_state_dict(torch.load(done, weights_only=True))
+            return
+        self._learn(plan, path.with_name(f"{path.stem}.part{number}{path.suffix}"))
+        save(self.module.state_dict(), done)
+
+    def _learn(self, plan: Plan, checkpoint: Path) -> list[float]:
+        learner: Any = self.module
+        if self.features:
+            asked: Any = self.teacher.module
+            learner = features.tapped(self.module, width=asked.width, seed=plan.seed)
+        plan = replace(plan, bfloat16=plan.bfloat16 or self.training.bfloat16)
+        losses = fit(learner, self.batches, self.loss, plan, checkpoint=checkpoint)
+        if learner is not self.module:
+            learner.tap.remove()
+        return losses
 
     def example(self) -> tuple[torch.Tensor, ...]:
         """A few samples of each input, [4, ...]: enough to trace with, and to see that it runs."""
@@ -80,4 +118,12 @@ class Student:
         """The module as an exported program in `folder`. Raises ExportError."""
         path = folder / "model.pt2"
         lower(self.module, self.example(), path, free_batch=self.candidate.signature.batch is None)
+        checkpoint = self.training.checkpoint
+        for stage in checkpoint.parent.glob(f"{checkpoint.stem}.stage*"):
+            stage.unlink()
         return path
+
+    def widths(self) -> WidthTable | None:
+        """What layers of every width take in the runtime that counts, where that was measured."""
+        path = self.training.widths
+        return WidthTable.from_json(json.loads(path.read_text())) if path else None

@@ -1,0 +1,124 @@
+"""What the benchmarks of training share: the models, how a student is lowered and raced, and how it is judged."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from common import BUNDLES, Figures, figure, finish, known_figures, prepare, told, workshop, write
+from main_models import CASES, Case, why_skipped
+
+from hasten.core.candidate import Candidate, Floor
+from hasten.core.errors import HastenError
+from hasten.core.measurement import Interval, Measurement
+from hasten.core.registry import find, get
+from hasten.core.seams import Runtime, Technique
+from hasten.core.trial import Trial
+from hasten.measure.latency import Plan
+from hasten.measure.statistics import rate_drop, ratio_interval
+from hasten.search.judge import Judge
+from hasten.search.workshop import Workshop
+
+MODELS: Mapping[str, Case] = {
+    "wide-resnet20": Case("examples/fashion_mnist/resnet20.toml", "", brings="fashion_mnist"),
+    "resnet20": CASES["resnet20"],
+}
+"""Name -> a job that has a train split."""
+PRICED_ON = "onnxruntime"
+"""Whose times decide what is cut: the fastest lossless runtime for both networks on the machines of docs/log.md."""
+FINAL = Plan(blocks=5, rounds=12, block_seconds=8.0, seed=1)
+PATIENCE_SECONDS = 24 * 3600.0
+
+
+@contextmanager
+def opened(name: str) -> Iterator[tuple[Workshop, Judge]]:
+    """The workshop of a model; its store outlives the benchmark, so that a stopped one goes on."""
+    prepare(MODELS[name].source)
+    store = BUNDLES / "stores" / f"train-{name}"
+    with workshop(MODELS[name].source, store=store, seconds=PATIENCE_SECONDS, settings={"train.budget": "10h"}) as (shop, judge):
+        shop.priced_on = get(Runtime, PRICED_ON)()
+        yield shop, judge
+
+
+def lowered(shop: Workshop, candidate: Candidate, *more: Technique) -> Candidate:
+    """The graph that ships: exported, simplified, and after `more`."""
+    for technique in (get(Technique, "export-onnx")(), get(Technique, "simplify")(), *more):
+        candidate = shop.apply(technique, candidate)
+    return candidate
+
+
+def programs(shop: Workshop, graph: Candidate) -> list[Trial]:
+    """The graph on every runtime for graphs."""
+    kinds = [kind() for kind in find(Runtime).values() if kind.floor is Floor.GRAPH]
+    return [Trial(candidate=graph, runtime=r) for r in kinds if r.fits(graph, shop.target) is None]
+
+
+def eight_bits(shop: Workshop, candidate: Candidate) -> list[Trial]:
+    """The module in int8 by every quantiser, on every runtime that takes it."""
+    found = []
+    for name in ("static-int8", "static-int8-nncf"):
+        try:
+            found += programs(shop, lowered(shop, candidate, get(Technique, name)()))
+        except HastenError as error:
+            print(f"  {name}: {error}")
+    return found
+
+
+def fastest(trials: Sequence[Trial], latency: Mapping[str, Measurement]) -> Trial:
+    return min(trials, key=lambda t: float(np.median(latency[t.id].round_medians())))
+
+
+def compared(
+    shop: Workshop, judge: Judge, old: Sequence[Trial], new: Sequence[Trial], *, label: str
+) -> tuple[Trial, Trial, Interval, Interval]:
+    """In one race: the fastest of `old`, the fastest of `new`, how many times faster that is, and what it loses on certify in points."""
+    race = shop.race([*old, *new], FINAL, label=label)
+    reference, answer = fastest(old, race.latency), fastest(new, race.latency)
+    times = (race.latency[t.id].round_medians() for t in (reference, answer))
+    speed = ratio_interval(*times, blocks=np.array(race.block_of_round))
+    return reference, answer, speed, rate_drop(*judge.rows(answer, "certify"), alpha=0.05)
+
+
+def outcome(shop: Workshop, reference: Trial, answer: Trial, speed: Interval, drop: Interval, goals: Sequence[float | None]) -> Figures:
+    """One row. goals: size over the original's, speed over the fastest lossless program, points lost; None for no goal."""
+    smaller, faster, lost = goals
+    gone = 1 - shop.count(answer.candidate)["parameters"] / shop.count(reference.candidate)["parameters"]
+    sizes = [shop.compile(t.runtime, t.candidate).size_bytes for t in (answer, reference)]
+    return {
+        "parameters_removed": figure(gone),
+        "size_over_original": figure(sizes[0] / sizes[1], at_most=smaller),
+        "speed_over_lossless": figure(speed, at_least=faster),
+        "drop_points": figure(drop, at_most=lost, met=None if lost is None else drop.high <= lost),
+        "samples": figure(drop.n),
+        "reference": figure(reference.text),
+        "program": figure(answer.text),
+    }
+
+
+def run(name: str, description: str, measure: Any, train: Any) -> None:
+    """The command line of a benchmark. measure: (shop, judge, model) -> Figures; train: (shop, model), only builds what is trained."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--only", nargs="+", choices=list(MODELS), metavar="NAME", help=", ".join(MODELS))
+    parser.add_argument("--train", action="store_true", help="train and stop: what is timed later finds its students in the store")
+    arguments = parser.parse_args()
+    figures = known_figures(name)
+    for model in arguments.only or MODELS:
+        print(f"== {model}", flush=True)
+        if sentence := why_skipped(MODELS[model]):
+            print(f"  skipped: {sentence}")
+            continue
+        with opened(model) as (shop, judge):
+            if arguments.train:
+                train(shop, model)
+                continue
+            new = measure(shop, judge, model)
+        for key, one in new.items():
+            print(told(key, one), flush=True)
+        figures = {key: one for key, one in figures.items() if not key.startswith(f"{model}.")}
+        figures |= {f"{model}.{key}": one for key, one in new.items()}
+        write(name, figures)
+    if not arguments.train:
+        finish(name, figures)

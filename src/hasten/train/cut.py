@@ -1,0 +1,199 @@
+"""Which channels go: groups that hang together, what each channel is worth, and what its absence saves.
+
+Torch-Pruning (Fang et al. 2023, arXiv:2301.12900) finds what must be cut together and scores it; which cut comes next is decided here, so
+that seconds as measured on this machine can decide: of all cuts to a lesser width, the one that saves most for what it loses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ..core.need import need
+from ..core.widths import Site, WidthTable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import fx, nn
+
+_KEPT = 0.1  # of a group's channels, at the least
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """parameters, seconds: the shares that are to be gone, 0..1, of the time as the table (without one: the multiply-adds) prices it;
+    round_to: widths are multiples of it."""
+
+    parameters: float
+    seconds: float = 0.0
+    round_to: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """What a model takes: parameters, and seconds (or multiply-adds, where nothing was measured)."""
+
+    parameters: float
+    seconds: float
+
+    def gone(self, full: Price) -> Price:
+        """The shares that are gone, of what `full` took."""
+        return Price(parameters=1 - self.parameters / full.parameters, seconds=1 - self.seconds / full.seconds)
+
+
+@dataclass(kw_only=True)
+class Group:
+    """Channels that can only go together.
+
+    scores: what each is worth, [channels]; remove: cuts those with the given places; inputs, outputs: layer -> how many of its inputs
+    or outputs are one channel; vectors: other parameters of one channel (of normalisations); gone: how many are to go.
+    """
+
+    scores: torch.Tensor
+    remove: Callable[[list[int]], None]
+    inputs: dict[str, int] = field(default_factory=dict)
+    outputs: dict[str, int] = field(default_factory=dict)
+    vectors: int = 0
+    gone: int = 0
+
+    def __post_init__(self) -> None:
+        ascending = self.scores.double().sort().values.cumsum(0)
+        self._lost: list[float] = [0.0, *ascending.tolist()]  # by how many are gone
+
+    @property
+    def width(self) -> int:
+        return len(self.scores) - self.gone
+
+    def lost(self, width: int) -> float:
+        """The worth of what goes from now on down to `width`."""
+        return self._lost[len(self.scores) - width] - self._lost[self.gone]
+
+
+class Cut:
+    """A cut that is being planned: what each layer and group has now."""
+
+    def __init__(self, sites: Mapping[str, Site], groups: Sequence[Group], table: WidthTable | None) -> None:
+        self.sites, self.groups, self.table = dict(sites), groups, table
+
+    def price(self) -> Price:
+        """Of the whole model as planned."""
+        own = self._price(self.sites)
+        return replace(own, parameters=own.parameters + sum(group.vectors * group.width for group in self.groups))
+
+    def plan(self, goal: Goal, full: Price) -> Price:
+        """Give groups lesser widths until `goal` is reached, in shares of `full`, or nothing is left. Returns the shares that are gone."""
+        while True:
+            gone = self.price().gone(full)
+            missing = Price(parameters=max(0.0, goal.parameters - gone.parameters), seconds=max(0.0, goal.seconds - gone.seconds))
+            if missing.parameters <= 0 and missing.seconds <= 0:
+                break
+            best = max(self._moves(goal, full, missing), key=lambda move: move[0], default=None)
+            if best is None or best[0] <= 0:
+                break
+            _, group, width = best
+            self.sites |= self._resized(group, width)
+            group.gone = len(group.scores) - width
+        return gone
+
+    def make(self) -> None:
+        """Cut the channels with the least scores, as planned."""
+        for group in self.groups:
+            if group.gone:
+                group.remove(group.scores.argsort(stable=True)[: group.gone].sort().values.tolist())
+
+    def _moves(self, goal: Goal, full: Price, missing: Price) -> Iterator[tuple[float, Group, int]]:
+        """Every lesser width of every group, with what it gains for what it loses. What is missing of either goal is gained, and no more,
+        so that the last cut is a small one."""
+        for group in self.groups:
+            least = max(goal.round_to, math.ceil(_KEPT * len(group.scores)))
+            before = self._price(self._touched(group))
+            for width in range((group.width - 1) // goal.round_to * goal.round_to, least - 1, -goal.round_to):
+                after = self._price(self._resized(group, width))
+                fewer = (before.parameters - after.parameters + group.vectors * (group.width - width)) / full.parameters
+                faster = (before.seconds - after.seconds) / full.seconds
+                gained = min(fewer, missing.parameters) + min(faster, missing.seconds)
+                yield gained / max(group.lost(width), 1e-30), group, width
+
+    def _price(self, sites: Mapping[str, Site]) -> Price:
+        seconds = sum(self.table.seconds(site) if self.table else float(site.operations) for site in sites.values())
+        return Price(parameters=float(sum(site.parameters for site in sites.values())), seconds=seconds)
+
+    def _resized(self, group: Group, width: int) -> dict[str, Site]:
+        """The sites that `group` touches, with it at another width."""
+        fewer, after = group.width - width, self._touched(group)
+        for name, site in after.items():
+            gone_in, gone_out = (widths.get(name, 0) * fewer for widths in (group.inputs, group.outputs))
+            after[name] = replace(site, num_in=site.num_in - gone_in, num_out=site.num_out - gone_out)
+        return after
+
+    def _touched(self, group: Group) -> dict[str, Site]:
+        """The sites whose widths are the group's. Layers of other kinds are cut too, but have no price."""
+        return {name: self.sites[name] for name in {**group.inputs, **group.outputs} if name in self.sites}
+
+
+def find_sites(module: fx.GraphModule, example: Sequence[torch.Tensor]) -> dict[str, Site]:
+    """Every convolution and every linear layer, by name, and where it stands."""
+    import torch
+    from torch import nn
+
+    found: dict[str, Site] = {}
+
+    def look(name: str) -> Callable[..., None]:
+        def hook(layer: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            found[name] = _site(layer, inputs[0])
+
+        return hook
+
+    layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)]
+    taps = [layer.register_forward_pre_hook(look(name)) for name, layer in layers]
+    with torch.no_grad():
+        module.eval()(*example)
+    for tap in taps:
+        tap.remove()
+    return found
+
+
+def _site(layer: Any, x: torch.Tensor) -> Site:
+    if hasattr(layer, "in_features"):
+        return Site(num_in=layer.in_features, num_out=layer.out_features, size=(x[0, ..., 0].numel(), 1), linear=True)
+    kernel, stride, size = ((1, *pair)[-2:] for pair in (layer.kernel_size, layer.stride, x.shape[2:]))  # a line is one row of a picture
+    return Site(
+        num_in=layer.in_channels, num_out=layer.out_channels, kernel=kernel, stride=stride, size=size,
+        depthwise=layer.groups == layer.in_channels > 1,
+    )  # fmt: skip
+
+
+def find_groups(module: fx.GraphModule, example: Sequence[torch.Tensor], importance: Any, fixed: Sequence[nn.Module]) -> list[Group]:
+    """What can be cut. importance: one of Torch-Pruning's; fixed: layers whose outputs must stay."""
+    from torch import nn
+
+    pruning = need("torch_pruning", why="to prune")
+    graph = pruning.DependencyGraph().build_dependency(module.eval(), example_inputs=tuple(example))
+    names = {layer: name for name, layer in module.named_modules()}
+    grouped = [m for m in module.modules() if isinstance(m, nn.Conv1d | nn.Conv2d) and 1 < m.groups < m.out_channels]
+    groups = []
+    for found in graph.get_all_groups(ignored_layers=[*fixed, *grouped], root_module_types=[nn.Conv1d, nn.Conv2d, nn.Linear]):
+        scores = importance(found)
+        if scores is not None and not any(dep.target.module in grouped for dep, _ in found):
+            groups.append(_group(graph, found, scores.detach(), names))
+    return groups
+
+
+def _group(graph: Any, found: Any, scores: torch.Tensor, names: Mapping[Any, str]) -> Group:
+    root, handler = found[0].dep.target.module, found[0].dep.handler
+    group = Group(scores=scores, remove=lambda places: graph.get_pruning_group(root, handler, places).prune())
+    for dep, places in found:
+        layer, each = dep.target.module, len(places) // len(scores)
+        if not (hasattr(layer, "in_channels") or hasattr(layer, "in_features")):
+            group.vectors += each * sum(1 for p in getattr(layer, "parameters", list)() if p.ndim == 1)
+            continue
+        inside, outside = graph.is_in_channel_pruning_fn(dep.handler), graph.is_out_channel_pruning_fn(dep.handler)
+        both = getattr(layer, "groups", 1) > 1  # of a depthwise layer
+        if outside or both:
+            group.outputs[names[layer]] = group.outputs.get(names[layer], 0) + each
+            group.vectors += each * (layer.bias is not None)
+        if inside or both:
+            group.inputs[names[layer]] = group.inputs.get(names[layer], 0) + each
+    return group
