@@ -199,6 +199,21 @@ def test_the_size_objective_looks_at_bytes() -> None:
     assert plan.promise(step()).speedup == pytest.approx(4.0)
 
 
+def test_what_makes_a_smaller_base_smaller_still_counts_from_the_base() -> None:
+    plan = Planner(physics=PHYSICS, profile=replace(PROFILE, objective="size"), program_seconds=2.0)
+    assert plan.promise(replace(step(), base_log_speedup=math.log(5.0))).speedup == pytest.approx(20.0)
+
+
+def test_a_rescue_that_failed_makes_the_next_of_its_kind_less_likely() -> None:
+    plan = planner()
+    first, second = (Step(candidate=GRAPH, technique=Slow(), then=Short(variant=v), runtime=Null(), right=0.6) for v in (0, 1))
+    mixed = replace(step(), right=0.6)
+    assert plan.promise(second).right == pytest.approx(0.6)
+    plan.learn(first, outcome(2.0, 0.0))
+    assert plan.promise(second).right == pytest.approx(0.4)
+    assert plan.promise(mixed).right == pytest.approx(0.6)
+
+
 def test_the_surrogate_interpolates_what_it_saw_and_knows_what_it_did_not() -> None:
     surrogate = Surrogate()
     effects = {"technique a": 0.2, "runtime r": 0.1}

@@ -53,6 +53,11 @@ class Rehearse(Planned):
     adds: ClassVar[frozenset[str]] = frozenset({"rehearsed"})
 
 
+class Move(Planned):
+    name: ClassVar[str] = "move"
+    rescues: ClassVar[frozenset[str]] = frozenset({"int8-activations"})
+
+
 class Prune(Planned):
     name: ClassVar[str] = "prune"
     floor: ClassVar[Floor] = Floor.MODULE
@@ -72,6 +77,13 @@ def test_what_was_fast_and_unsure_is_trained_for_and_done_again() -> None:
     assert (rescue.candidate, rescue.technique, rescue.then) == (MODULE, Rehearse(), Round())
     assert rescue.known_log_speedup == pytest.approx(math.log(2.0))
     assert rescue.planned.facts >= Rehearse.adds | Round.adds
+
+
+def test_what_prepares_a_graph_is_done_to_the_graph_and_what_trains_to_the_module() -> None:
+    rescues = list(Students(Base(module=MODULE, graph=GRAPH)).rescues([Rehearse, Move], [rounded()], PROFILE))
+    assert [(r.candidate, r.technique, r.then) for r in rescues] == [(MODULE, Rehearse(), Round()), (GRAPH, Move(), Round())]
+    only_graph = list(Students(Base(module=GRAPH, graph=GRAPH)).rescues([Rehearse, Move], [rounded()], PROFILE))
+    assert [r.technique for r in only_graph] == [Move()]
 
 
 def test_a_rescue_is_not_rescued_nor_what_it_cannot_help() -> None:

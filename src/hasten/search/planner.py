@@ -23,6 +23,7 @@ WORTH = 0.005
 
 _TECHNIQUE, _PAIR, _RUNTIME, _VARIANT, _KNOB = 0.12, 0.25, 0.08, 0.04, 0.10  # scales of effects on a log speed-up
 _PROGRAMS_A_STUDENT = 4  # that are looked at of a trained model: in float and in 8 bits, on more than one runtime
+_BELIEF = 2.0  # outcomes that a chance which is known beforehand counts for
 _WIDTH = 1.645  # of a 90 % range, in standard deviations
 _FAR = 3.0  # standard deviations from its forecast at which an outcome is no longer one of many effects, but a missing kernel
 
@@ -217,7 +218,7 @@ class Planner:
             return step.known_log_speedup or 0.0
         forecast = step.technique.expects(self.profile)
         if self.profile.objective == "size":
-            return math.log(forecast.smaller)
+            return step.base_log_speedup + math.log(forecast.smaller)
         if self.profile.objective == "memory":
             return 0.5 * math.log(forecast.smaller)  # weights are a part of what a process holds
         return step.base_log_speedup + math.log(max(1e-6, self.physics.speedup(forecast, step.runtime.name)))
@@ -226,7 +227,8 @@ class Planner:
         if step.build_key in self._candidate_right:  # the same numbers on another runtime, or with other knobs
             return 0.1 + 0.85 * self._candidate_right[step.build_key]
         if step.right is not None:
-            return step.right
+            ends = self._right.get(step.technique.name, []) if step.technique and step.then else []  # of rescues of this kind
+            return (_BELIEF * step.right + sum(ends)) / (_BELIEF + len(ends))
         return share_right(self._right.get(step.technique.name, []) if step.technique else [1.0])
 
     def _seconds(self, step: Step) -> float:

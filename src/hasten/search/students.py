@@ -45,17 +45,19 @@ class Students:
             self.bases[step.build_key] = Base(module=module, graph=trial.candidate, log_factor=math.log(gain * slower))
 
     def rescues(self, kinds: Sequence[type[Technique]], unsure: Sequence[tuple[Trial, Step]], profile: Profile) -> Iterator[Step]:
-        """For each program that is fast and not likely right: training for what was done to it, and then the same again.
+        """For each program that is fast and not likely right: what prepares a model for what was done to it, and then the same again.
 
         kinds: techniques that rescue; unsure: those programs, and the steps that they came by.
         """
-        modules = {base.graph.id: base.module for base in self.bases.values()}
+        bases = {base.graph.id: base for base in self.bases.values()}
         for trial, step in unsure:
-            if step.technique is None or step.then is not None or not trial.speedup or step.candidate.id not in modules:
+            if step.technique is None or step.then is not None or not trial.speedup or step.candidate.id not in bases:
                 continue
-            module = modules[step.candidate.id]
-            for technique in variants([k for k in kinds if k.rescues & trial.candidate.facts], profile, module):
-                yield Step(
-                    candidate=module, technique=technique, then=step.technique, runtime=step.runtime, right=_RESCUED,
-                    known_log_speedup=math.log(trial.speedup.value), reason=f"{trial.text} is fast and not sure to be right",
-                )  # fmt: skip
+            base, helpful = bases[step.candidate.id], [k for k in kinds if k.rescues & trial.candidate.facts]
+            for start in dict.fromkeys((base.module.id, base.graph.id)):
+                model = base.module if start == base.module.id else base.graph
+                for technique in variants(helpful, profile, model):
+                    yield Step(
+                        candidate=model, technique=technique, then=step.technique, runtime=step.runtime, right=_RESCUED,
+                        known_log_speedup=math.log(trial.speedup.value), reason=f"{trial.text} is fast and not sure to be right",
+                    )  # fmt: skip
