@@ -22,7 +22,7 @@ from hasten.core.seams import Target
 from hasten.core.store import Store
 from hasten.core.trial import Trial
 from hasten.measure.quality import METRICS
-from hasten.search.explore import right_runtime
+from hasten.search.building import right_runtime
 from hasten.search.judge import Judge
 from hasten.search.observer import Observer
 from hasten.search.opening import open_workload

@@ -39,7 +39,8 @@ from hasten.measure.latency import Plan, Race
 from hasten.measure.sensitivity import Part
 from hasten.measure.sequential import looks
 from hasten.search.crew import Local
-from hasten.search.explore import Explorer, right_runtime
+from hasten.search.building import right_runtime
+from hasten.search.explore import Explorer
 from hasten.search.judge import Judge
 from hasten.search.observer import Observer
 from hasten.search.opening import choose_metric, open_workload

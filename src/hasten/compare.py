@@ -23,7 +23,7 @@ from .measure import tasks
 from .measure.latency import Entrant, Plan, Race, race
 from .measure.statistics import ratio_interval
 from .measure.worker import run
-from .search.explore import right_runtime
+from .search.building import right_runtime
 from .search.observer import Observer
 from .search.opening import read_splits
 

@@ -18,7 +18,8 @@ from .measure import errands
 from .search.bundling import Writer
 from .search.certify import Finisher, cannot_be_proved, provisional
 from .search.crew import Crew, Local
-from .search.explore import Explorer, right_runtime
+from .search.building import right_runtime
+from .search.explore import Explorer
 from .search.front import Front
 from .search.judge import Judge
 from .search.observer import Observer

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 
 from ..core.candidate import Candidate, Floor
 from ..core.errors import DiskFull, HastenError, NotPossibleHere
-from ..core.registry import find
 from ..core.seams import Profile, Runtime, Technique
 from ..core.trial import Fate, Trial
 from ..core.units import format_seconds
 from ..measure.latency import Plan, Race, final_plan
 from ..measure.quality import METRICS
 from . import racing
+from .building import Builder, right_runtime
+from .contest import LOSSLESS, ORDERING, Contest
 from .forecast import Physics, Promise, shares
 from .judge import Judge
 from .mixing import Mixer
@@ -29,12 +30,6 @@ from .study import Study
 from .tryout import LIKELY, Tryout
 from .workshop import Workshop
 
-_BLOCK = Plan(rounds=16, block_seconds=6.0)
-_RULES = racing.Rules()
-_LOSSLESS = replace(_RULES, max_blocks=4)
-_ORDERING = replace(_RULES, zone=0.01, max_blocks=4)
-"""Of contenders: the final race, with five sets of processes, decides what is said of them. The zone is narrower than elsewhere, since
-what is given away here for a simpler program, other tools would not give away."""
 _SETTLED = 4  # contenders that race each other for the order in which the certify split is opened
 _EXACT = 1e-3  # noise of what is counted rather than timed, on a logarithm
 _AHEAD = 4  # candidates under way on other machines, the next one among them
@@ -50,20 +45,13 @@ class Explored:
     contenders: tuple[Trial, ...]
 
 
-def right_runtime(floor: Floor) -> Runtime:
-    """The runtime that defines what a model on `floor` computes. Raises NotPossibleHere where it is not installed."""
-    for kind in find(Runtime).values():
-        if kind.defines_right and kind.floor is floor:
-            return kind()
-    raise NotPossibleHere("runtime", f"must be there to run the original on the {floor} floor")
-
-
 class Explorer:
     """One search over the space."""
 
     def __init__(self, shop: Workshop, study: Study, judge: Judge, profile: Profile, space: Space, start: Trial) -> None:
         self.shop, self.study, self.judge, self.profile, self.space = shop, study, judge, profile, space
         self.tryout = Tryout(shop, study, judge, profile.objective)
+        self.builder, self.contest = Builder(shop, study, space, start), Contest(self.tryout, study)
         self.start, self.reference = start, start
         self.contenders: dict[str, Trial] = {}
         self.order: tuple[str, ...] = ()
@@ -98,7 +86,7 @@ class Explorer:
         start = Trial(candidate=shop.workload.original, runtime=right_runtime(shop.workload.original.floor))
         with Judge(shop, start, METRICS["cosine"], 0.0) as judge:
             explorer = Explorer(shop, study, judge, profile, space, start)
-            explorer.graphs = explorer._closure(shop.workload.original)
+            explorer.graphs = explorer.builder.closure(shop.workload.original, profile)
             explorer._look_at_graph()
         lines = [
             replace(line, verdict=_refusal(kind, explorer.profile) or "ok") if (kind := _named(space, line.name)) and line.ok else line
@@ -123,20 +111,20 @@ class Explorer:
     def lossless(self) -> None:
         """Every lossless graph on every runtime with every knob; the simplest of the fastest becomes the reference."""
         self.study.stage("lossless", "the fastest program that changes nothing is what must be beaten")
-        self.graphs = self._closure(self.shop.workload.original)
+        self.graphs = self.builder.closure(self.shop.workload.original, self.profile)
         self._look_at_graph()
         self.students = Students(Base(module=self.start.candidate, graph=self.graphs[-1]))
         good = {t.id: t for t in self._lossless_trials() if t.id == self.start.id or self.tryout.has_parity(t)}
-        good, evidence, reference = self._fastest(good, "lossless", _LOSSLESS, leave_seconds=0.5 * self.study.budget_seconds)
+        good, evidence, reference = self.contest.fastest(good, "lossless", LOSSLESS, leave_seconds=0.5 * self.study.budget_seconds)
         for trial in good.values():
-            speed = None if evidence is None else racing.ratio(evidence, reference, trial.id, _LOSSLESS)
+            speed = None if evidence is None else racing.ratio(evidence, reference, trial.id, LOSSLESS)
             fate = Fate.START if trial.id == self.start.id else Fate.REFERENCE if trial.id == reference else Fate.LOST
             reason = trial.reason or ("" if fate is not Fate.LOST else "right, but another lossless program is as fast or faster")
             good[trial.id] = self.study.keep(trial.with_(fate=fate, reason=reason, speedup=speed))
         self.start, self.reference = good[self.start.id], good[reference]
         self.tryout.reference = self.reference
         if evidence is not None:
-            self._noise = racing.spread(evidence, reference, _LOSSLESS)
+            self._noise = racing.spread(evidence, reference, LOSSLESS)
         self._learn_from(list(good.values()))
         if self.reference.runtime.floor is Floor.GRAPH:
             self.shop.priced_on = self.reference.runtime
@@ -153,19 +141,6 @@ class Explorer:
                     if kind.floor is graph.floor and runtime.fits(graph, self.shop.target) is None:
                         trials.setdefault(trial.id, trial)
         return list(trials.values())
-
-    def _closure(self, original: Candidate) -> list[Candidate]:
-        """The original and all that lossless techniques make of it, each built once, most worked on last."""
-        found, frontier = [original], [original]
-        while frontier:
-            candidate = frontier.pop(0)
-            for kind in self.space.techniques:
-                for technique in [v for v in kind.space(self.profile) if v.lossless]:
-                    made = self._build(technique, candidate) if self._applies(technique, candidate) else None
-                    if made is not None and made.id not in {c.id for c in found}:
-                        found.append(made)
-                        frontier.append(made)
-        return found
 
     def _look_at_graph(self) -> None:
         counts = self.shop.count(self.graphs[-1])
@@ -301,14 +276,14 @@ class Explorer:
             return step.candidate
         if step.build_key not in self._built:
             began = self.shop.worked_seconds
-            made = self._build(step.technique, step.candidate)
+            made = self.builder.build(step.technique, step.candidate)
             if step.technique.trains:
                 self.study.trained(self.shop.worked_seconds - began)
             if made is not None and made.floor is Floor.MODULE:
                 self.students.built(step.build_key, made)
-                made = self._closure(made)[-1]
+                made = self.builder.closure(made, self.profile)[-1]
             if made is not None and step.then is not None and made.floor is Floor.GRAPH:
-                made = self._build(step.then, made)
+                made = self.builder.build(step.then, made)
             self._built[step.build_key] = None if made is None or made.floor is Floor.MODULE else made
         return self._built[step.build_key]
 
@@ -341,73 +316,12 @@ class Explorer:
         best = sorted(self.contenders.values(), key=self.tryout.rank)[:_SETTLED]
         if len(best) > 1 and self.tryout.races:
             self.study.decide(f"racing {len(best)} contenders", "the order in which they are certified is fixed before certify is opened")
-            raced, evidence, winner = self._fastest({t.id: t for t in best}, "contenders", _ORDERING, leave_seconds=0.8 * reserve_seconds)
+            trials, leave = {t.id: t for t in best}, 0.8 * reserve_seconds
+            raced, evidence, winner = self.contest.fastest(trials, "contenders", ORDERING, leave_seconds=leave)
             self.contenders |= raced
             if evidence is not None:
                 gaps = racing.gaps_to(winner, evidence)
                 self.order = tuple(sorted(raced, key=lambda key: (key != winner, gaps[key])))
-
-    # What both stages use ----------------------------------------------------------------------------------------------
-
-    def _fastest(
-        self, trials: dict[str, Trial], label: str, rules: racing.Rules, *, leave_seconds: float
-    ) -> tuple[dict[str, Trial], racing.Evidence | None, str]:
-        """The trials that ran, with their measurements; the evidence; and the simplest of the fastest (or of least cost).
-
-        leave_seconds: of the budget that must remain for another block to start.
-        """
-        known = dict(trials)
-        simplest = sorted(known, key=lambda key: self._simplicity(known[key]))
-        if not self.tryout.races:
-            known = {t.id: t for t in self.tryout.time(list(known.values()), label)}
-            least = min(self.tryout.cost(t) for t in known.values())
-            return known, None, next(k for k in simplest if k in known and self.tryout.cost(known[k]) <= 1.01 * least)
-
-        def block(keys: Sequence[str], number: int) -> Race:
-            race = self.tryout.race([known[k] for k in keys], replace(_BLOCK, seed=number), label)
-            for key in keys:
-                if key in race.latency:
-                    known[key] = self.tryout.sized(known[key].measured(race.latency[key]))
-                else:
-                    del known[key]
-            return race
-
-        result, evidence = racing.run(simplest, block, rules, may_go_on=lambda: self.study.left > leave_seconds)
-        blocks = len(evidence.blocks)
-        certainty = "surely" if result.sure else "as far as can be told"
-        self.study.learn(
-            f"after {blocks} sets of processes, {known[result.winner].text} is {certainty} within {rules.zone:.0%} of the fastest."
-        )
-        return known, evidence, result.winner
-
-    def _simplicity(self, trial: Trial) -> tuple[bool, int, int, str]:
-        """The fixed order of equals: who is likely to pass, then the fewest steps and knobs."""
-        return (
-            self.tryout.rightness.get(trial.id, 1.0) < LIKELY, len(trial.candidate.lineage), len(trial.runtime.options()), trial.text,
-        )  # fmt: skip
-
-    def _applies(self, technique: Technique, candidate: Candidate) -> bool:
-        return (
-            technique.floor is candidate.floor
-            and technique.needs <= candidate.facts
-            and not technique.forbids & candidate.facts
-            and technique.fits(candidate, self.profile) is None
-        )
-
-    def _build(self, technique: Technique, candidate: Candidate) -> Candidate | None:
-        if technique.lossless:
-            self.study.decide(technique.step().text, "changes nothing but time")
-        try:
-            return self.shop.apply(technique, candidate)
-        except DiskFull:
-            raise
-        except HastenError as error:
-            if candidate.id == self.start.candidate.id and technique.lossless and technique.floor is Floor.MODULE:
-                raise  # a model that cannot leave its floor is the user's to know, at once
-            self.study.learn(f"failed: {error}")
-            failed = candidate.then(technique.step(), candidate.path, adds=technique.adds, lossless=technique.lossless)
-            self.study.keep(Trial(candidate=failed, runtime=right_runtime(Floor.GRAPH), fate=Fate.FAILED, reason=str(error)))
-            return None
 
 
 def _named(space: Space, name: str) -> type[Technique] | None:
