@@ -276,7 +276,7 @@ class Splits:
     def num_samples(self, split: str) -> int:
         return int(getattr(self, split))
 
-    is_likely = Judge.is_likely
+    margin = Judge.margin
 
 
 def search(runs: int) -> Named:
@@ -335,7 +335,7 @@ def certified(splits: Splits, true_drops: list[float], won: float, rng: np.rando
         true_of[trial.id] = float(true_drop)
         if look.decision != "out":
             contenders.append(trial.with_(drop=look.drop_in))
-    finalists = choose_finalists(Explored(start=TRIALS[0], reference=TRIALS[0], contenders=tuple(contenders)), splits)
+    finalists = choose_finalists(Explored(start=TRIALS[0], reference=TRIALS[0], contenders=tuple(contenders)), splits.margin)
     for trial in finalists:
         lost = true_of[trial.id] + won
         b, c, _ = rng.multinomial(splits.certify, [lost, won, 1 - lost - won])
