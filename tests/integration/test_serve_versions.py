@@ -21,6 +21,7 @@ from hasten.bundle.write import write
 from hasten.core.errors import JobError
 from hasten.core.seams import Arrays, Program
 from hasten.serve.app import create_app
+from hasten.serve.reload import footprint
 from hasten.serve.traffic import read_traffic
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:websockets.*")
@@ -280,6 +281,26 @@ def test_what_was_seen_of_a_version_is_forgotten_when_it_is_loaded_anew(path: Pa
     asked(app, body)
 
 
+def test_a_canary_that_was_rolled_back_stays_so_when_others_change_or_it_was_evicted(path: Path) -> None:
+    app = served(path, Says(0, 0, 0), Says(0, 0, 0), canary=["toy@2=50"])
+    service = app.state.service
+    service.repository.memory_bytes = 1.5 * footprint(Bundle.open(path))
+
+    async def body(client: httpx.AsyncClient) -> None:
+        await client.post(INFER, json=ONE)
+        service.router.routes["toy"].canary.rolled_back = "failures: as a test says"
+        await service.repository.load("toy", version="1")
+        evicted = service.models.get("toy", "2")
+        assert evicted.evicted
+        assert (await client.post("/v2/models/toy/versions/2/infer", json=ONE)).status_code == 200
+        assert service.models.get("toy", "2") is not evicted
+        assert (await document(client))["weights"] == {"1": 1.0}
+        await service.repository.load("toy", version="2")
+        assert (await document(client))["weights"] == {"1": 0.5, "2": 0.5}
+
+    asked(app, body)
+
+
 def test_who_is_under_way_ends_on_the_old_version_while_the_new_one_answers(path: Path) -> None:
     old = Says(1, 0, 0)
     app = served(path, old)
@@ -292,7 +313,7 @@ def test_who_is_under_way_ends_on_the_old_version_while_the_new_one_answers(path
             await asyncio.sleep(0)
         loading = asyncio.create_task(app.state.service.repository.load("toy"))
         while app.state.service.models.get("toy") is before:
-            await client.get("/v2/health/live")
+            await asyncio.sleep(0)
         assert (await client.post(INFER, json=ONE)).json()["outputs"][0]["data"] == [0, 0, 0], "what the bundle itself computes"
         assert not loading.done()
         assert not under_way.done()
@@ -313,7 +334,7 @@ def test_whoever_stops_waiting_for_a_load_stops_nothing(path: Path) -> None:
         await asyncio.sleep(0)
         loading.cancel()
         while app.state.service.models.get("toy") is before or before.ready:
-            await client.get("/v2/health/live")
+            await asyncio.sleep(0)
         assert (await client.post(INFER, json=ONE)).json()["outputs"][0]["data"] == [0, 0, 0]
 
     asked(app, body)
