@@ -21,6 +21,7 @@ from hasten.bundle.write import write
 from hasten.core.errors import JobError
 from hasten.core.seams import Arrays, Program
 from hasten.serve.app import create_app
+from hasten.serve.models import Wish
 from hasten.serve.reload import footprint
 from hasten.serve.traffic import read_traffic
 
@@ -321,6 +322,41 @@ def test_who_is_under_way_ends_on_the_old_version_while_the_new_one_answers(path
         await loading
         assert (await under_way).json()["outputs"][0]["data"] == [1, 0, 0]
         assert not before.ready
+
+    asked(app, body)
+
+
+def test_who_has_been_given_a_version_keeps_it_until_he_is_done(path: Path) -> None:
+    """Between the choice and the call a request decodes its input: it waits in no queue, and its version must not go."""
+    app = served(path, Says(1, 0, 0))
+
+    async def body(client: httpx.AsyncClient) -> None:
+        service = app.state.service
+        async with service.router.assign("toy", None) as chosen:
+            loading = asyncio.create_task(service.repository.load("toy"))
+            while service.models.get("toy") is chosen.model:
+                await asyncio.sleep(0)
+            for _ in range(100):
+                assert (await client.post(INFER, json=ONE)).json()["outputs"][0]["data"] == [0, 0, 0]
+            assert not loading.done()
+            outputs = await chosen.infer({"x": np.ones((1, 2), np.float32)}, Wish(arrived=0.0))
+            assert outputs["y"].tolist() == [[1, 0, 0]]
+        await loading
+        assert not chosen.model.ready
+
+    asked(app, body)
+
+
+@pytest.mark.parametrize("name", ["a\r\nset-cookie: b=c", "ünïcode", "a\x00b"])
+def test_an_id_that_is_no_header_is_answered_in_the_body_alone(path: Path, name: str) -> None:
+    app = served(path, Says(1, 0, 0))
+
+    async def body(client: httpx.AsyncClient) -> None:
+        reply = await client.post(INFER, json={**ONE, "id": name})
+        assert (reply.status_code, reply.json()["id"]) == (200, name)
+        assert not {"x-request-id", "set-cookie"} & set(reply.headers)
+        judged = await client.post("/api/v1/feedback", json={"request_id": name, "label": 0})
+        assert judged.json()["correct"] == [True]
 
     asked(app, body)
 

@@ -55,8 +55,9 @@ class Assignment:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What every answer says of itself."""
-        return {"x-request-id": self.id, "hasten-model-version": self.model.version}
+        """What every answer says of itself. An id comes from its sender: one that is no header (a line's end in it) is left out."""
+        version = {"hasten-model-version": self.model.version}
+        return {"x-request-id": self.id, **version} if self.id.isascii() and self.id.isprintable() else version
 
 
 @dataclass(kw_only=True)
