@@ -21,6 +21,8 @@ from hasten.bundle.write import write
 from hasten.core.errors import JobError
 from hasten.core.seams import Arrays, Program
 from hasten.serve.app import create_app
+from hasten.serve.models import Wish
+from hasten.serve.reload import footprint
 from hasten.serve.traffic import read_traffic
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:websockets.*")
@@ -280,6 +282,26 @@ def test_what_was_seen_of_a_version_is_forgotten_when_it_is_loaded_anew(path: Pa
     asked(app, body)
 
 
+def test_a_canary_that_was_rolled_back_stays_so_when_others_change_or_it_was_evicted(path: Path) -> None:
+    app = served(path, Says(0, 0, 0), Says(0, 0, 0), canary=["toy@2=50"])
+    service = app.state.service
+    service.repository.memory_bytes = 1.5 * footprint(Bundle.open(path))
+
+    async def body(client: httpx.AsyncClient) -> None:
+        await client.post(INFER, json=ONE)
+        service.router.routes["toy"].canary.rolled_back = "failures: as a test says"
+        await service.repository.load("toy", version="1")
+        evicted = service.models.get("toy", "2")
+        assert evicted.evicted
+        assert (await client.post("/v2/models/toy/versions/2/infer", json=ONE)).status_code == 200
+        assert service.models.get("toy", "2") is not evicted
+        assert (await document(client))["weights"] == {"1": 1.0}
+        await service.repository.load("toy", version="2")
+        assert (await document(client))["weights"] == {"1": 0.5, "2": 0.5}
+
+    asked(app, body)
+
+
 def test_who_is_under_way_ends_on_the_old_version_while_the_new_one_answers(path: Path) -> None:
     old = Says(1, 0, 0)
     app = served(path, old)
@@ -292,7 +314,7 @@ def test_who_is_under_way_ends_on_the_old_version_while_the_new_one_answers(path
             await asyncio.sleep(0)
         loading = asyncio.create_task(app.state.service.repository.load("toy"))
         while app.state.service.models.get("toy") is before:
-            await client.get("/v2/health/live")
+            await asyncio.sleep(0)
         assert (await client.post(INFER, json=ONE)).json()["outputs"][0]["data"] == [0, 0, 0], "what the bundle itself computes"
         assert not loading.done()
         assert not under_way.done()
@@ -300,6 +322,41 @@ def test_who_is_under_way_ends_on_the_old_version_while_the_new_one_answers(path
         await loading
         assert (await under_way).json()["outputs"][0]["data"] == [1, 0, 0]
         assert not before.ready
+
+    asked(app, body)
+
+
+def test_who_has_been_given_a_version_keeps_it_until_he_is_done(path: Path) -> None:
+    """Between the choice and the call a request decodes its input: it waits in no queue, and its version must not go."""
+    app = served(path, Says(1, 0, 0))
+
+    async def body(client: httpx.AsyncClient) -> None:
+        service = app.state.service
+        async with service.router.assign("toy", None) as chosen:
+            loading = asyncio.create_task(service.repository.load("toy"))
+            while service.models.get("toy") is chosen.model:
+                await asyncio.sleep(0)
+            for _ in range(100):
+                assert (await client.post(INFER, json=ONE)).json()["outputs"][0]["data"] == [0, 0, 0]
+            assert not loading.done()
+            outputs = await chosen.infer({"x": np.ones((1, 2), np.float32)}, Wish(arrived=0.0))
+            assert outputs["y"].tolist() == [[1, 0, 0]]
+        await loading
+        assert not chosen.model.ready
+
+    asked(app, body)
+
+
+@pytest.mark.parametrize("name", ["a\r\nset-cookie: b=c", "ünïcode", "a\x00b"])
+def test_an_id_that_is_no_header_is_answered_in_the_body_alone(path: Path, name: str) -> None:
+    app = served(path, Says(1, 0, 0))
+
+    async def body(client: httpx.AsyncClient) -> None:
+        reply = await client.post(INFER, json={**ONE, "id": name})
+        assert (reply.status_code, reply.json()["id"]) == (200, name)
+        assert not {"x-request-id", "set-cookie"} & set(reply.headers)
+        judged = await client.post("/api/v1/feedback", json={"request_id": name, "label": 0})
+        assert judged.json()["correct"] == [True]
 
     asked(app, body)
 
@@ -313,7 +370,7 @@ def test_whoever_stops_waiting_for_a_load_stops_nothing(path: Path) -> None:
         await asyncio.sleep(0)
         loading.cancel()
         while app.state.service.models.get("toy") is before or before.ready:
-            await client.get("/v2/health/live")
+            await asyncio.sleep(0)
         assert (await client.post(INFER, json=ONE)).json()["outputs"][0]["data"] == [0, 0, 0]
 
     asked(app, body)

@@ -42,7 +42,7 @@ class Model:
     evicted: bool = False
     """Whether its program was let go to make room, and is loaded when somebody asks."""
     token: object
-    """Stands for this loading of it, and holds nothing."""
+    """Stands for this loading of it, and holds nothing. One that was evicted and came back unchanged keeps it."""
 
     def __init__(
         self,

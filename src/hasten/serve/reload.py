@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 UNLOADED, EVICTED = "unloaded", "evicted: it is loaded when somebody asks"
 _FOLDER = re.compile(r"(?!\.+$)[A-Za-z0-9._-]+")  # a name of one folder: no path that leads elsewhere
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _log = logging.getLogger(__name__)
 
 
@@ -104,7 +105,7 @@ class Repository:
     async def reload(self) -> None:
         """Read all that is in service from its folders again. What fails is logged and stays as it was."""
         for model in list(self.models):
-            if not model.away:
+            if not (model.away or model.evicted):  # what was evicted is read anew when somebody asks
                 try:
                     await self.load(model.name, version=model.version)
                 except HastenError as error:
@@ -128,15 +129,17 @@ class Repository:
             if not model.evicted:  # somebody else wanted it too, and was first
                 return model
             try:
-                return await self._take(name, version, model.bundle.path)
+                return await self._take(name, version, model.bundle.path, recalled=model)
             except NotLoaded as error:
                 raise NotPossibleHere(name, f"cannot be loaded again: {str(error).rstrip('.')}") from error
 
-    async def _take(self, name: str, version: str, path: Path) -> Model:
-        """The bundle in `path`, loaded and in service. Raises NotLoaded."""
+    async def _take(self, name: str, version: str, path: Path, *, recalled: Model | None = None) -> Model:
+        """The bundle in `path`, loaded and in service. recalled: what it was before it was evicted. Raises NotLoaded."""
         opened = await asyncio.to_thread(self._opened, name, version, path)
         await self._make_room(opened)
         fresh = await asyncio.to_thread(self._loaded, opened)
+        if recalled is not None and recalled.bundle.manifest == fresh.bundle.manifest:
+            fresh.token = recalled.token
         before = self.models.switch(fresh)
         if before is not None:
             await before.close()
@@ -197,7 +200,7 @@ class Repository:
         version = version or str(int(newest.version) + 1)
         if not _FOLDER.fullmatch(folder):
             raise DataError("parameter 'folder'", "must be the name of a folder beside that of the newest version", got=folder)
-        if not (version.isascii() and version.isdigit() and str(int(version)) == version):
+        if not _VERSION.fullmatch(version):
             raise DataError("parameter 'version'", "must be a whole number", got=version)
         return [(name, version, newest.bundle.path.absolute().parent / folder)]
 

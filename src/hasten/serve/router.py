@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,8 +55,9 @@ class Assignment:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What every answer says of itself."""
-        return {"x-request-id": self.id, "hasten-model-version": self.model.version}
+        """What every answer says of itself. An id comes from its sender: one that is no header (a line's end in it) is left out."""
+        version = {"hasten-model-version": self.model.version}
+        return {"x-request-id": self.id, **version} if self.id.isascii() and self.id.isprintable() else version
 
 
 @dataclass(kw_only=True)
@@ -70,7 +71,7 @@ class Route:
     canary: Canary = field(default_factory=Canary)
     shadow: Shadow = field(default_factory=Shadow)
     experiment: Experiment | None = None
-    _seen: Sequence[Model] = ()  # the versions that all of this is about
+    _seen: Mapping[str, object] = field(default_factory=dict)  # the tokens of the versions that all of this is about
 
     def __post_init__(self) -> None:
         known = [model.version for model in self.models.all_of(self.name)]
@@ -94,19 +95,19 @@ class Route:
     def answered(self, model: Model, seconds: float, tensors: Mapping[str, np.ndarray], outputs: Outputs) -> None:
         """`model` answered a request of this route."""
         self.ended(model, failed=False)
-        if self.traffic.canary is not None:
+        if self.traffic.canary is not None and self._is_seen(model.version, model.token):
             self._judged(self.canary.took(canary=model.version == self.traffic.canary, seconds=seconds, now=time.monotonic()))
         if self.traffic.shadow in self.models.versions(self.name):
             self.shadow.offer(self.models.get(self.name, self.traffic.shadow), model, tensors, outputs)
 
     def ended(self, model: Model, *, failed: bool) -> None:
         """A request to `model` was answered, or failed or was refused."""
-        if self.traffic.canary is not None and model in self._seen:
+        if self.traffic.canary is not None and self._is_seen(model.version, model.token):
             self._judged(self.canary.ended(canary=model.version == self.traffic.canary, failed=failed))
 
     def labelled(self, answered: Answered, correct: bool) -> None:
         """Somebody said whether an answer was right."""
-        if not any(model.token is answered.token for model in self._seen):  # what gave it is no longer there
+        if not self._is_seen(answered.version, answered.token):
             return
         if self.traffic.canary is not None:
             self._judged(self.canary.labelled(canary=answered.version == self.traffic.canary, correct=correct))
@@ -127,11 +128,21 @@ class Route:
 
     def _renew(self) -> None:
         """Begin anew where a version was loaded anew: what was seen before is about another program."""
-        models = self.models.all_of(self.name)
-        if len(models) != len(self._seen) or any(a is not b for a, b in zip(models, self._seen, strict=True)):
-            self._seen, self.canary = models, Canary()
-            split = [model.version for model in models if model.version in self.traffic.split]
-            self.experiment = Experiment(versions=split) if len(split) > 1 else None
+        live = self.models.versions(self.name)
+        takes_part = self.traffic.weights(live, canary=True)
+        tokens = {model.version: model.token for model in self.models.all_of(self.name) if model.version in takes_part}
+        if tokens == self._seen:
+            return
+        canary = self.traffic.canary or ""
+        same_canary = canary in tokens and tokens[canary] is self._seen.get(canary)
+        self.canary = Canary(rolled_back=self.canary.rolled_back if same_canary else "")  # others that change do not bring it back
+        split = [version for version in live if version in self.traffic.split]
+        self.experiment = Experiment(versions=split) if len(split) > 1 else None
+        self._seen = tokens
+
+    def _is_seen(self, version: str, token: object) -> bool:
+        """Whether this loading of it is what the numbers are about: a late answer may be of one that was replaced."""
+        return self._seen.get(version) is token
 
     def _judged(self, reason: str) -> None:
         if reason:

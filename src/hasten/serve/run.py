@@ -132,7 +132,12 @@ def _reloading(service: Service) -> Iterator[None]:
         yield
         return
     loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
-    loop.add_signal_handler(signal.SIGHUP, lambda: tasks.add(asyncio.ensure_future(service.repository.reload())))
+
+    def reload() -> None:
+        tasks.add(task := asyncio.ensure_future(service.repository.reload()))  # the loop itself does not keep it
+        task.add_done_callback(tasks.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
     try:
         yield
     finally:
