@@ -34,6 +34,7 @@ EXTRA_OF = {
     "uvloop": "serve",
     "orjson": "serve",
     "pybase64": "serve",
+    "simdjson": "serve",
     "httpx2": "client",
 }
 """Import name -> the extra of pyproject.toml that brings it. A test holds the two together."""
