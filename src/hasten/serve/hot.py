@@ -60,6 +60,7 @@ def _protocol() -> type[HttpToolsProtocol]:
         task: asyncio.Task[Any] | None = None
 
         async def run_asgi(self, app: Any) -> None:
+            """What uvicorn starts. app: here the endpoint."""
             self.task = asyncio.current_task()
             endpoint: Callable[[Request], Awaitable[Response]] = app
             request = Request(self.scope, self.receive)  # type: ignore[arg-type]
@@ -74,7 +75,7 @@ def _protocol() -> type[HttpToolsProtocol]:
         async def _write(self, response: Response) -> None:
             if self.flow.write_paused:
                 await self.flow.drain()
-            if self.disconnected:
+            if self.disconnected or self.transport.is_closing():
                 return
             body = bytes(response.body)
             head = [uvicorn_http.STATUS_LINE[response.status_code]]
