@@ -41,11 +41,7 @@ def test_two_calls_of_the_best_batch_fit_into_the_objective_and_no_larger_one_is
 
 
 def test_where_batches_gain_nothing_the_best_batch_is_one() -> None:
-    assert Curve({2**k: 0.03 * 2**k for k in range(7)}).best_batch(1.0) == 1
-
-
-def test_where_calls_are_short_a_batch_shares_what_a_call_itself_costs() -> None:
-    assert Curve({2**k: 0.001 * 2**k for k in range(7)}).best_batch(1.0) == 8
+    assert Curve({2**k: 0.003 * 2**k for k in range(7)}).best_batch(1.0) == 1
 
 
 def test_an_objective_that_two_calls_do_not_fit_leaves_single_calls() -> None:

@@ -20,9 +20,6 @@ _MOST = 4.0
 
 _REMEMBERED = 64
 _MARGIN_QUANTILE = 0.95
-_CALL_SECONDS = 1e-4
-"""What a call takes besides the program: the turn of its thread, and waking those who wait. Measured at the server, on one core."""
-
 _GOOD_ENOUGH = 0.98  # of the best rate: a larger batch would make everybody wait longer for less than 2 %
 
 
@@ -93,8 +90,8 @@ class Curve:
         if objective not in self._best:
             largest = self._largest_within(objective / 2)
             sizes = [*(size for size in self._sizes if size < largest), largest]
-            rates = [size / (self.seconds(size) + _CALL_SECONDS) for size in sizes]
-            self._best[objective] = next(size for size, rate in zip(sizes, rates, strict=True) if rate >= _GOOD_ENOUGH * max(rates))
+            best = max(size / self.seconds(size) for size in sizes)
+            self._best[objective] = next(size for size in sizes if size / self.seconds(size) >= _GOOD_ENOUGH * best)
         return self._best[objective]
 
     def _largest_within(self, seconds: float) -> int:
