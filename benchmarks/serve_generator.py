@@ -154,7 +154,7 @@ async def run(arguments: argparse.Namespace) -> Load:
         load.free.extend(connections)
         for phase, due in times(arguments.phases, arguments.poisson):
             while (wait := due - load.now()) > 0:
-                await asyncio.sleep(wait if wait > 0.001 else 0)
+                await asyncio.sleep(wait - 0.002 if wait > 0.003 else 0)  # the loop's clock has milliseconds
             load.arrive(Sample(due=due, phase=phase))
     else:
         load.until = arguments.seconds

@@ -10,8 +10,9 @@ counts latency from when a request was due; raw samples are kept in out/bench-se
 process, user and system, divided by the answers: it holds on a shared machine too, requests a second do not.
 
 Sections: cpu (CPU of a request on a net of about 0.06 ms, 16 connections), throughput (saturation, over what the runtime alone does at its
-best batch size, decoding added where pictures come in), batching (the same without it), goodput (within the objective, at multiples of
-the rate that was sustained), peers (cpu, of servers that are installed in out/serve-peers, see serve_peers).
+best batch size, decoding added where pictures come in), batching (the rate that keeps the objective, with it and without), goodput
+(within the objective, at multiples of the rate that was sustained), peers (cpu, of servers that are installed in out/serve-peers, see
+serve_peers).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import serve_peers
 from common import ROOT, Figures, figure, finish, known_figures, write
-from serve_models import SIDE, finished, net, picture
+from serve_models import NETS, SIDE, finished, net, picture
 from serve_rig import (
     SERVER_CORE,
     Samples,
@@ -51,18 +52,27 @@ Named = Iterator[tuple[str, dict[str, object]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A bundle under load. pictures: JPEG files come in, else tensors as bytes; share: the goal of its throughput."""
+    """A bundle under load. pictures: JPEG files come in, else tensors as bytes; share: the goal of its throughput, where it has one."""
 
     pictures: bool
-    share: float
+    share: float | None
 
 
-CASES = {"efficientnet-lite0": Case(pictures=True, share=0.85), "medium": Case(pictures=False, share=0.60)}
+CASES = {
+    "efficientnet-lite0": Case(pictures=True, share=0.85),
+    "medium": Case(pictures=False, share=0.60),
+    "wide": Case(pictures=False, share=None),
+}
 
 
 def bundle_of(name: str) -> Path | None:
     """The bundle: a net is made here, the others by main-models."""
-    return net(name, OUT / name) if name in ("tiny", "medium") else finished(name)
+    return net(name, OUT / name) if name in NETS else finished(name)
+
+
+def chosen(arguments: argparse.Namespace) -> Iterator[tuple[str, Case]]:
+    """The cases of a section."""
+    return ((name, case) for name, case in CASES.items() if not arguments.models or name in arguments.models)
 
 
 def tensor() -> np.ndarray:
@@ -80,11 +90,13 @@ def requests_of(name: str, case: Case) -> list[bytes]:
 
 @dataclass(frozen=True, kw_only=True)
 class Alone:
-    """What the runtime takes by itself on the server's core. seconds, cpu: of one call by its samples; decode: of one picture."""
+    """What the runtime takes by itself on the server's core. seconds, cpu: of one call by its samples, call after call; decode: of one
+    picture; now_and_then: seconds of a call of one sample, decoding included, 20 times a second: with cold caches, as a lone request."""
 
     seconds: dict[int, float]
     cpu: dict[int, float]
     decode: float
+    now_and_then: float
 
     def best_rate(self) -> float:
         """Samples a second at the best batch size."""
@@ -107,10 +119,12 @@ def alone(path: Path, pictures: bool, seconds: float) -> Alone:
             for size in (2**k for k in range(7)):
                 inputs = {name: np.repeat(array, size, axis=0) for name, array in one.items()}
                 wall[size], cpu[size] = timed(lambda inputs=inputs: bundle.run(inputs), seconds / 7)
-            decode = timed(lambda: bundle.prepare(picture(0, 320)), 1.0)[0] - timed(lambda: picture(0, 320), 1.0)[0] if pictures else 0.0
+            encoded = picture(0, 320)
+            decode = timed(lambda: bundle.prepare(encoded), 1.0)[0] if pictures else 0.0
+            now_and_then = paced(lambda: bundle.run(bundle.prepare(encoded) if pictures else one))
     finally:
         os.sched_setaffinity(0, before)
-    return Alone(seconds=wall, cpu=cpu, decode=decode)
+    return Alone(seconds=wall, cpu=cpu, decode=decode, now_and_then=now_and_then)
 
 
 def timed(call: Callable[[], object], seconds: float) -> tuple[float, float]:
@@ -123,6 +137,17 @@ def timed(call: Callable[[], object], seconds: float) -> tuple[float, float]:
         call()
         walls.append(time.perf_counter() - start)
     return float(np.median(walls)), (time.process_time() - cpu) / len(walls)
+
+
+def paced(call: Callable[[], object], *, calls: int = 60, pause: float = 0.05) -> float:
+    """Median wall seconds of a call after a pause."""
+    walls = []
+    for _ in range(calls):
+        time.sleep(pause)
+        start = time.perf_counter()
+        call()
+        walls.append(time.perf_counter() - start)
+    return float(np.median(walls))
 
 
 # Sections -------------------------------------------------------------------------------------------------------------
@@ -162,8 +187,8 @@ def cpu_of_request(server: Server, request: bytes, kind: str, seconds: float) ->
 
 
 def throughput(arguments: argparse.Namespace) -> Named:
-    """Answers a second at saturation, as a share of what decoding and the runtime alone would do; and without batching."""
-    for name, case in CASES.items():
+    """Answers a second at saturation, as a share of what decoding and the runtime alone would do."""
+    for name, case in chosen(arguments):
         path = bundle_of(name)
         if path is None:
             print(f"  skipped: no bundle of {name}: make bench-main-models")
@@ -173,36 +198,49 @@ def throughput(arguments: argparse.Namespace) -> Named:
         yield f"throughput.{name}.runtime_ms", figure(1e3 * own.seconds[1])
         yield f"throughput.{name}.runtime_best_per_second", figure(own.best_rate())
         yield f"throughput.{name}.decode_ms", figure(1e3 * own.decode)
-        rates = {}
-        for batching in (True, False):
-            with hasten(path, "--slo", "50ms", batching=batching) as server:
-                load(server, requests, keep=OUT / "warm.npz", connections=64, seconds=2)
-                before = server.cpu_seconds()
-                samples = load(server, requests, keep=OUT / f"saturated-{name}-{batching}.npz", connections=64, seconds=arguments.seconds)
-                rates[batching] = samples.rate()
-                if batching:
-                    yield f"throughput.{name}.cores_used", figure((server.cpu_seconds() - before) / arguments.seconds)
-                    yield f"throughput.{name}.answered", figure(float(samples.good.mean()))
-                    yield f"throughput.{name}.p99_ms", figure(1e3 * float(np.percentile(samples.latency[samples.good], 99)))
-        yield f"throughput.{name}.answers_per_second", figure(rates[True])
-        yield f"throughput.{name}.of_the_bound", figure(rates[True] / bound, at_least=case.share)
-        yield f"batching.{name}.gain", figure(rates[True] / rates[False])
+        with hasten(path) as server:
+            load(server, requests, keep=OUT / "warm.npz", connections=64, seconds=2)
+            before = server.cpu_seconds()
+            samples = load(server, requests, keep=OUT / f"saturated-{name}.npz", connections=64, seconds=arguments.seconds)
+            yield f"throughput.{name}.cores_used", figure((server.cpu_seconds() - before) / float(samples.ended.max()))
+        yield f"throughput.{name}.answered", figure(float(samples.good.mean()), at_least=1.0)
+        yield f"throughput.{name}.answers_per_second", figure(samples.rate())
+        yield f"throughput.{name}.of_the_bound", figure(samples.rate() / bound, at_least=case.share)
+
+
+def batching(arguments: argparse.Namespace) -> Named:
+    """The rate that is sustained within the objective, over the same where every call holds one sample."""
+    for name, case in chosen(arguments):
+        path = bundle_of(name)
+        if path is None:
+            continue
+        rates, requests = {}, requests_of(name, case)
+        own = alone(path, case.pictures, 3.0)
+        for on in (True, False):
+            with hasten(path, "--slo", "50ms", batching=on) as server:
+                load(server, requests, keep=OUT / "warm.npz", connections=2, seconds=2)
+                rates[on] = sustained_rate(server, requests, f"{name}-{on}")
+        yield f"batching.{name}.sustained_per_second", figure(rates[True])
+        yield f"batching.{name}.sustained_without", figure(rates[False])
+        yield f"batching.{name}.gain", figure(rates[True] / rates[False], at_least=6.0 if name == "wide" else None)
         yield f"batching.{name}.gain_of_the_runtime_alone", figure(own.best_rate() * own.seconds[1])
 
 
 def goodput(arguments: argparse.Namespace) -> Named:
     """Answers in time, by how much is offered; a lone request; memory; recovery."""
-    for name, case in CASES.items():
+    for name, case in chosen(arguments):
         path = bundle_of(name)
-        if path is None or (arguments.models and name not in arguments.models):
+        if path is None:
             continue
         own, requests = alone(path, case.pictures, 2.0), requests_of(name, case)
         with hasten(path, "--slo", "50ms") as server:
             lone = load(server, requests, keep=OUT / f"lone-{name}.npz", connections=1, phases="20:10")
-            over = 1e3 * (float(np.median(lone.latency)) - own.seconds[1] - own.decode)
-            yield f"goodput.{name}.lone_request_over_runtime_ms", figure(over, at_most=1.0)
-            load(server, requests, keep=OUT / "warm.npz", connections=64, seconds=3)
-            sustained = load(server, requests, keep=OUT / f"sustained-{name}.npz", connections=64, seconds=10).rate()
+            took = float(np.median(lone.latency))
+            yield f"goodput.{name}.lone_request_ms", figure(1e3 * took)
+            yield f"goodput.{name}.lone_request_over_runtime_ms", figure(1e3 * (took - own.now_and_then), at_most=1.0)
+            yield f"goodput.{name}.lone_request_over_warm_runtime_ms", figure(1e3 * (took - own.seconds[1] - own.decode))
+            load(server, requests, keep=OUT / "warm.npz", connections=4, seconds=3)
+            sustained = sustained_rate(server, requests, name)
             yield f"goodput.{name}.sustained_per_second", figure(sustained)
             memory = server.memory_bytes()
             for factor, goal in GOODPUT.items():
@@ -213,6 +251,17 @@ def goodput(arguments: argparse.Namespace) -> Named:
                 yield f"goodput.{name}.no_answer_at_{factor}x", figure(int((samples.status == 0).sum()), at_most=0)
                 yield f"goodput.{name}.recovery_seconds_after_{factor}x", figure(recovery(samples, OBJECTIVE), at_most=1.0)
             yield f"goodput.{name}.memory_growth_mb", figure((server.memory_bytes() - memory) / 1e6)
+
+
+def sustained_rate(server: Server, requests: list[bytes], name: str) -> float:
+    """The highest rate at which connections that ask again and again are all answered in time."""
+    rates = [0.0]
+    for connections in (2, 4, 8, 16, 32, 64):
+        samples = load(server, requests, keep=OUT / f"sustained-{name}-{connections}.npz", connections=connections, seconds=4)
+        if samples.goodput(0, OBJECTIVE) < 0.99:
+            break
+        rates.append(samples.rate())
+    return max(rates)
 
 
 def recovery(samples: Samples, objective: float) -> float:
@@ -243,13 +292,19 @@ def peers(arguments: argparse.Namespace) -> Named:
             print(f"  {name}: {error}")
 
 
-SECTIONS: dict[str, Callable[[argparse.Namespace], Named]] = {"cpu": cpu, "throughput": throughput, "goodput": goodput, "peers": peers}
+SECTIONS: dict[str, Callable[[argparse.Namespace], Named]] = {
+    "cpu": cpu,
+    "throughput": throughput,
+    "batching": batching,
+    "goodput": goodput,
+    "peers": peers,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="what the server adds to the runtime, and how it keeps its promise")
     parser.add_argument("--only", choices=SECTIONS, nargs="*", help="sections (default: all)")
-    parser.add_argument("--models", nargs="*", metavar="NAME", help="models of goodput, or peers (default: all)")
+    parser.add_argument("--models", nargs="*", metavar="NAME", help="models, or peers (default: all)")
     parser.add_argument("--seconds", type=float, default=6.0, help="of one load at saturation (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=1.0, help="of one load of goodput (default: %(default)s)")
     parser.add_argument("--connections", type=int, default=512, help="of goodput (default: %(default)s)")

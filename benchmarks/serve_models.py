@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from common import BUNDLES
@@ -21,8 +22,9 @@ from hasten.core.signature import Signature, TensorSpec
 
 SIDE, CLASSES = 64, 10
 FLOATS = 3 * SIDE * SIDE
-NETS = {"tiny": (40, 1), "medium": (80, 8)}
-"""Channels of a first convolution that takes every 4th pixel, and 3x3 convolutions after it: about 0.06 and 1 ms on one core."""
+NETS = {"tiny": (40, 1), "medium": (80, 8), "wide": (4096, 0)}
+"""Channels of a first convolution that takes every 4th pixel, and 3x3 convolutions after it: about 0.06 and 1 ms on one core.
+Without any, a linear layer of so many neurons takes its place: 200 MB that every call reads, however many samples it holds."""
 
 
 def save_net(path: Path, channels: int, depth: int) -> Signature:
@@ -31,18 +33,27 @@ def save_net(path: Path, channels: int, depth: int) -> Signature:
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(0)
-    weights = {"w0": rng.normal(size=(channels, 3, 4, 4)).astype(np.float32) / 10}
-    nodes = [helper.make_node("Conv", ["pixels", "w0"], ["c0"], strides=[4, 4]), helper.make_node("Relu", ["c0"], ["r0"])]
-    for k in range(1, depth + 1):
-        weights[f"w{k}"] = rng.normal(size=(channels, channels, 3, 3)).astype(np.float32) / (3 * channels**0.5)
-        nodes.append(helper.make_node("Conv", [f"r{k - 1}", f"w{k}"], [f"c{k}"], pads=[1, 1, 1, 1]))
-        nodes.append(helper.make_node("Relu", [f"c{k}"], [f"r{k}"]))
-    weights |= {"linear": rng.normal(size=(channels, CLASSES)).astype(np.float32), "bias": rng.normal(size=CLASSES).astype(np.float32)}
-    nodes += [
-        helper.make_node("GlobalAveragePool", [f"r{depth}"], ["pooled"]),
-        helper.make_node("Flatten", ["pooled"], ["flat"]),
-        helper.make_node("Gemm", ["flat", "linear", "bias"], ["scores"]),
-    ]
+    weights: dict[str, np.ndarray] = {}
+    nodes: list[Any] = []
+
+    def add(kind: str, *inputs: str, shape: tuple[int, ...] = (), **attributes: Any) -> str:
+        """One operator after the others. shape: of its weights."""
+        name = f"{kind}{len(nodes)}"
+        if shape:
+            weights[f"{name}.w"] = (rng.normal(size=shape) / np.prod(shape[1:]) ** 0.5).astype(np.float32)
+            inputs = (*inputs, f"{name}.w")
+        nodes.append(helper.make_node(kind, inputs, [name], **attributes))
+        return name
+
+    if depth:
+        at = add("Relu", add("Conv", "pixels", shape=(channels, 3, 4, 4), strides=[4, 4]))
+        for _ in range(depth):
+            at = add("Relu", add("Conv", at, shape=(channels, channels, 3, 3), pads=[1, 1, 1, 1]))
+        at = add("Flatten", add("GlobalAveragePool", at))
+    else:
+        at = add("Relu", add("Gemm", add("Flatten", "pixels"), shape=(channels, FLOATS), transB=1))
+    nodes.append(helper.make_node("Gemm", [at, "linear"], ["scores"], transB=1))
+    weights["linear"] = rng.normal(size=(CLASSES, channels)).astype(np.float32) / channels**0.5
     pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])
     scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", CLASSES])
     initial = [numpy_helper.from_array(array, name) for name, array in weights.items()]

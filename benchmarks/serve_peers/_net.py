@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image
 
 SIDE = 64
 
@@ -22,6 +21,8 @@ def session(path: str) -> Any:
 
 def from_base64(text: str) -> np.ndarray:
     """A picture as the tensor of one sample, [3, 64, 64]."""
+    from PIL import Image
+
     picture = Image.open(io.BytesIO(base64.b64decode(text, validate=True))).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     return np.ascontiguousarray(np.asarray(picture, np.float32).transpose(2, 0, 1) / 255)
 

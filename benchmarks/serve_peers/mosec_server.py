@@ -14,7 +14,7 @@ if not sys.argv[1].startswith("-"):  # in its worker processes they are mosec's 
     os.environ["BENCH_MODEL"] = sys.argv[1]
     sys.argv = [sys.argv[0], "--address", "127.0.0.1", "--port", sys.argv[2], "--log-level", "error"]
 
-from mosec import Server, Worker  # noqa: E402 - it reads the arguments
+from mosec import Server, Worker  # it reads the arguments when it is imported
 
 
 class Net(Worker):

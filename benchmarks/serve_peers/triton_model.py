@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from typing import Any
 
-import numpy as np
-import triton_python_backend_utils as backend
-from _net import session
+sys.path[:0] = os.environ["BENCH_PATHS"].split(":")  # the backend's interpreter reads no PYTHONPATH
+
+import numpy as np  # noqa: E402
+import triton_python_backend_utils as backend  # noqa: E402
+from _net import session  # noqa: E402
 
 
 class TritonPythonModel:

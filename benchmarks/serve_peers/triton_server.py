@@ -35,7 +35,7 @@ if __name__ == "__main__":
     libraries = [packages / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR")]
     os.environ["LD_LIBRARY_PATH"] = ":".join(map(str, libraries))
     os.environ["PYTHONHOME"] = sys.base_prefix
-    os.environ["PYTHONPATH"] = f"{packages}:{Path(__file__).resolve().parent}"
+    os.environ["BENCH_PATHS"] = f"{packages}:{Path(__file__).resolve().parent}"
     flags = {
         "model-repository": folder / "models",
         "backend-directory": folder / "backends",

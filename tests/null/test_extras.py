@@ -24,6 +24,7 @@ DISTRIBUTION_OF = {
     "prometheus_client": "prometheus-client",
     "pynvml": "nvidia-ml-py",
     "python_multipart": "python-multipart",
+    "simdjson": "pysimdjson",
     "sklearn": "scikit-learn",
     "torch_pruning": "torch-pruning",
     "yaml": "pyyaml",

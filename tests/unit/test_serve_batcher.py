@@ -284,6 +284,26 @@ def test_what_became_hopeless_in_line_is_refused_and_not_computed() -> None:
     scenario(body)
 
 
+def test_what_19_of_20_deliveries_take_is_set_aside() -> None:
+    batcher = Batcher(Doubling(), Schedule(Curve({1: 0.001})))
+    seconds = np.random.default_rng(0).exponential(0.001, size=4000)
+    for one in seconds:
+        batcher._delivered(float(one))
+    assert 0.9 < (seconds < batcher._delivery).mean() < 0.985
+
+
+def test_a_request_that_cannot_be_delivered_in_time_is_refused() -> None:
+    async def body() -> None:
+        now = [0.0]
+        batcher = Batcher(Doubling(), Schedule(Curve({1: 0.010}), elements=2), clock=lambda: now[0])
+        for _ in range(500):
+            batcher._delivered(0.002)
+        with pytest.raises(Overloaded, match="cannot be answered by its deadline"):
+            await batcher.submit(rows(1), deadline=0.0105)  # computed by then, and not in the sender's hands
+
+    scenario(body)
+
+
 def test_draining_answers_who_was_taken_and_refuses_who_comes() -> None:
     async def body() -> None:
         program = Doubling()

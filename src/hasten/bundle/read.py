@@ -41,7 +41,7 @@ class Bundle:
     def name(self) -> str:
         return self.manifest.model
 
-    @property
+    @cached_property  # asked several times for each request
     def signature(self) -> Signature:
         return self.manifest.signature
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 _DATATYPES = {
@@ -11,7 +13,8 @@ _DATATYPES = {
 _DTYPES = {name: np.dtype(dtype).newbyteorder("<") for dtype, name in _DATATYPES.items()}
 
 
-def datatype(dtype: str) -> str:
+@functools.cache  # the name of a dtype takes numpy microseconds
+def datatype(dtype: str | np.dtype) -> str:
     """The protocol's name of a numpy dtype: `float32` is `FP32`; BYTES for what it has no numbers for."""
     return _DATATYPES.get(np.dtype(dtype).name, "BYTES")
 

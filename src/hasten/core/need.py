@@ -34,6 +34,7 @@ EXTRA_OF = {
     "uvloop": "serve",
     "orjson": "serve",
     "pybase64": "serve",
+    "simdjson": "serve",
     "httpx2": "client",
     "yaml": "deploy",
 }

@@ -27,14 +27,20 @@ Outputs = dict[str, np.ndarray]
 _LANES = 2  # parts of one large request at a time: one is computed and one is next, and the queue stays free for others
 
 
-@dataclass(frozen=True, kw_only=True)
+_LATENESS = 0.95  # the part of the answers that reach those who wait within the time that is set aside for it
+_STEP = 0.05  # of that time, by which one answer corrects it
+_SET_ASIDE = 0.1  # of the time that a request has, at most
+
+
+@dataclass(kw_only=True)
 class _Waiting:
-    """What a ticket carries: the tensors, and who waits for the outputs."""
+    """What a ticket carries: the tensors, and who waits for the outputs. ended: when its call did."""
 
     inputs: Arrays
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Outputs]
     arrived: float
+    ended: float = 0.0
 
 
 class Batcher:
@@ -58,6 +64,7 @@ class Batcher:
         self._changed = threading.Condition()  # guards the schedule and _stopping
         self._stopping = False
         self._taken = 0  # requests that are not answered yet
+        self._delivery = 1e-4  # seconds from the end of a call until its answers are in their senders' hands, mostly
         self._draining = False  # nobody is taken any more
         self._drained = asyncio.Event()
         self._thread = threading.Thread(target=self._work, name="hasten-program", daemon=True)
@@ -126,24 +133,31 @@ class Batcher:
     async def _one(self, inputs: Arrays, size: int, deadline: float, priority: Priority, following: int = 0) -> Outputs:
         loop = asyncio.get_running_loop()
         waiting = _Waiting(inputs=inputs, loop=loop, future=loop.create_future(), arrived=self._clock())
+        left = deadline - waiting.arrived
         ticket = Ticket(
             size=size,
             shape=tuple((name, array.shape[1:] if self._shares else array.shape) for name, array in inputs.items()),
             elements=sum(array.size for array in inputs.values()) // size,
             following=following,
-            deadline=deadline,
+            deadline=deadline - min(self._delivery, _SET_ASIDE * left) if 0 < left < math.inf else deadline,
             priority=priority,
             alone=not self._shares,
             payload=waiting,
         )
         self._admit(ticket, waiting.arrived)
         try:
-            return await waiting.future
+            outputs = await waiting.future
+            self._delivered(self._clock() - waiting.ended)
+            return outputs
         except asyncio.CancelledError:
             with self._changed:
                 if self._schedule.cancel(ticket):
                     self._meter.cancelled()
             raise
+
+    def _delivered(self, seconds: float) -> None:
+        """Learn how long the event loop takes to come to an answer: where it encodes many, the last ones wait for the others."""
+        self._delivery = max(self._delivery * (1 + _STEP * (_LATENESS if seconds > self._delivery else _LATENESS - 1)), 1e-5)
 
     def _admit(self, ticket: Ticket, now: float) -> None:
         try:
@@ -184,6 +198,8 @@ class Batcher:
         ended = self._clock()
         with self._changed:
             self._schedule.finished(ended)
+        for one in waiting:
+            one.ended = ended
         late = sum(ended > ticket.deadline for ticket in turn.batch)
         self._meter.call(size=turn.size, waited=[began - w.arrived for w in waiting], seconds=ended - began, late=late)
         _deliver(zip(waiting, answers, strict=True))

@@ -134,16 +134,19 @@ def finite(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _to_array(field: str, data: Any, spec: TensorSpec, shape: tuple[int, ...] | None) -> np.ndarray:
-    """shape: the declared one, for which flat data will do; None: data must be nested."""
+    """data: lists, or an array [n] of numbers of the tensor's kind; shape: the declared one, for which flat data will do; None: data must
+    be nested."""
     dtype = np.dtype(spec.dtype)
-    found, flat, kinds = _flatten(field, data, depth=max(len(spec.shape), len(shape or ())))
+    found, flat, kinds = (data.shape, data, set[type]()) if isinstance(data, np.ndarray) else _flatten(field, data, _depth(spec, shape))
     if shape is not None and found != shape and (len(found) != 1 or found[0] != math.prod(shape)):
         raise DataError(f"{field} data", f"must have shape {list(shape)}, flat or nested", got=list(found))
     wrong = kinds - _JSON_TYPES.get(dtype.kind, set())
     if wrong:
         raise DataError(f"{field} data", f"must hold {datatype(spec.dtype)} values", got=", ".join(sorted(t.__name__ for t in wrong)))
-    if dtype.kind in "iu" and flat and not (np.iinfo(dtype).min <= min(flat) and max(flat) <= np.iinfo(dtype).max):
-        raise DataError(f"{field} data", f"must lie within {np.iinfo(dtype).min} and {np.iinfo(dtype).max}", got=[min(flat), max(flat)])
+    if dtype.kind in "iu" and len(flat):
+        low, high = (int(flat.min()), int(flat.max())) if isinstance(flat, np.ndarray) else (min(flat), max(flat))
+        if not (np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max):
+            raise DataError(f"{field} data", f"must lie within {np.iinfo(dtype).min} and {np.iinfo(dtype).max}", got=[low, high])
     try:
         with np.errstate(over="ignore"):
             array = np.array(flat, dtype=dtype).reshape(found if shape is None else shape)
@@ -152,6 +155,10 @@ def _to_array(field: str, data: Any, spec: TensorSpec, shape: tuple[int, ...] | 
     if dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"{field} data", f"must be finite and fit into {datatype(spec.dtype)}", got="NaN or infinity")
     return array
+
+
+def _depth(spec: TensorSpec, shape: tuple[int, ...] | None) -> int:
+    return max(len(spec.shape), len(shape or ()))
 
 
 def _flatten(field: str, data: Any, depth: int) -> tuple[tuple[int, ...], list[Any], set[type]]:

@@ -52,6 +52,7 @@ def _protocol() -> type[HttpToolsProtocol]:
     """The classes, made when httptools is known to be there."""
     import httptools
     from uvicorn.protocols.http import httptools_impl as uvicorn_http
+    from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
     class Cycle(uvicorn_http.RequestResponseCycle):
         """One request that is answered here. Whoever leaves before cancels its task."""
@@ -59,6 +60,7 @@ def _protocol() -> type[HttpToolsProtocol]:
         task: asyncio.Task[Any] | None = None
 
         async def run_asgi(self, app: Any) -> None:
+            """What uvicorn starts. app: here the endpoint."""
             self.task = asyncio.current_task()
             endpoint: Callable[[Request], Awaitable[Response]] = app
             request = Request(self.scope, self.receive)  # type: ignore[arg-type]
@@ -73,7 +75,7 @@ def _protocol() -> type[HttpToolsProtocol]:
         async def _write(self, response: Response) -> None:
             if self.flow.write_paused:
                 await self.flow.drain()
-            if self.disconnected:
+            if self.disconnected or self.transport.is_closing():
                 return
             body = bytes(response.body)
             head = [uvicorn_http.STATUS_LINE[response.status_code]]
@@ -135,6 +137,15 @@ def _protocol() -> type[HttpToolsProtocol]:
                 keep_alive=version != "1.0" and self.parser.should_keep_alive(),
                 on_response=self.on_response_complete,
             )
+
+        def on_body(self, body: bytes) -> None:
+            if not isinstance(self.cycle, Cycle) or self.cycle.response_complete:
+                super().on_body(body)
+                return
+            self.cycle.body += body
+            if len(self.cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+                self.cycle.message_event.set()  # below that a request is woken once, when its body is complete
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)

@@ -13,6 +13,7 @@ from ..core.errors import DataError
 from ..core.signature import Signature
 from . import codec
 from .batcher import Outputs
+from .flat import parse_infer
 from .models import Model
 from .schedule import Priority
 
@@ -54,7 +55,7 @@ def read_request(body: bytes, header_length: int | None, signature: Signature) -
         return _request({}, tensors, signature, binary_default=True)
     if header_length is not None and header_length > len(body):
         raise DataError("Inference-Header-Content-Length", f"must be at most the body's {len(body)} bytes", got=header_length)
-    content = codec.parse_json(body if header_length is None else body[:header_length])
+    content = parse_infer(body if header_length is None else body[:header_length])
     rest = memoryview(body)[len(body) if header_length is None else header_length :]
     _only(content, "request", {"id", "parameters", "inputs", "outputs"})
     if not isinstance(content.get("id", ""), str):
@@ -82,7 +83,7 @@ def write_response(model: Model, request: InferRequest, outputs: Outputs) -> Ans
     entries, raws = [], []
     for wanted in request.wanted:
         array = outputs[wanted.name]
-        entry: dict[str, Any] = {"name": wanted.name, "datatype": codec.datatype(str(array.dtype)), "shape": list(array.shape)}
+        entry: dict[str, Any] = {"name": wanted.name, "datatype": codec.datatype(array.dtype), "shape": list(array.shape)}
         if wanted.binary:
             raws.append(codec.to_raw(array))
             entry["parameters"] = {"binary_data_size": len(raws[-1])}
