@@ -13,6 +13,7 @@ from ..bundle.read import Bundle
 from ..core.errors import DataError, Overloaded, UnknownModel
 from . import warmup
 from .batcher import Batcher, Outputs
+from .drift import Drift
 from .meter import Meter
 from .metrics import Metrics
 from .schedule import Priority, Schedule
@@ -48,6 +49,9 @@ class Model:
         self.name, self.version, self.bundle = name, version, bundle
         self.objective, self._max_queue = objective, max_queue
         self._batcher: Batcher | None = None
+        self.drift: Drift | None = None
+        if metrics is not None:
+            metrics.drift.watch(name, version, lambda: self.drift)
         self.meter = Meter() if metrics is None else metrics.meter(name, version, objective=objective, waiting=lambda: self.waiting)
 
     @property
@@ -72,7 +76,8 @@ class Model:
         shares = warmup.shares(self.bundle)
         elements = warmup.elements(golden, len(next(iter(golden.values()))) if shares else 1)
         schedule = Schedule(curve, objective=self.objective, max_queue=self._max_queue, elements=elements)
-        batcher = Batcher(self.bundle.run, schedule, shares=shares, meter=self.meter)
+        self.drift = Drift(self.bundle, shares=shares)
+        batcher = Batcher(self.drift.watching(self.bundle.run), schedule, shares=shares, meter=self.meter)
         batcher.start()
         self._batcher = batcher
 
@@ -99,6 +104,8 @@ class Model:
         if self._batcher is not None:
             await self._batcher.drain()
             self._batcher = None
+        if self.drift is not None:
+            await asyncio.to_thread(self.drift.close)
         await asyncio.to_thread(self.bundle.close)
 
 
