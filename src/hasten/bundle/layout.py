@@ -7,6 +7,8 @@
     golden.npz         a few real inputs and the outputs that the certified program gave for them
     evidence.jsonl     raw measurements, verdicts and decisions: one JSON object a line (see EVIDENCE below)
     front.json         the candidates that no other one dominates
+    distribution.json  histograms of what the certify split looks like, in and out, for the drift watch (absent in older bundles, and
+                       where nothing was certified)
     MODEL_CARD.md      what this is, for people
     report.html        the report, self-contained
 
@@ -42,5 +44,6 @@ PORTABLE = "model.onnx"
 GOLDEN = "golden.npz"
 EVIDENCE = "evidence.jsonl"
 FRONT = "front.json"
+DISTRIBUTION = "distribution.json"
 CARD = "MODEL_CARD.md"
 REPORT = "report.html"

@@ -20,7 +20,8 @@ from ..core.machine import usable_cores
 from ..core.seams import Program, Runtime, Target
 from ..core.signature import Signature
 from .arrays import Golden, check_tensors, free_batch, prepare
-from .layout import EVIDENCE, FRONT, GOLDEN, PROGRAM
+from .distribution import Distribution
+from .layout import DISTRIBUTION, EVIDENCE, FRONT, GOLDEN, PROGRAM
 from .manifest import Manifest, check_inside, read_manifest
 
 
@@ -58,6 +59,13 @@ class Bundle:
     @property
     def front(self) -> list[dict[str, Any]]:
         return list(json.loads(self.file(FRONT).read_text(encoding="utf8")))
+
+    @property
+    def distribution(self) -> Distribution | None:
+        """What the certified inputs and outputs looked like; None where that was not written down."""
+        if DISTRIBUTION not in self.manifest.files:
+            return None
+        return Distribution.from_json(json.loads(self.file(DISTRIBUTION).read_text(encoding="utf8")))
 
     @property
     def golden(self) -> Golden:

@@ -27,7 +27,8 @@ from ..core.samples import Samples
 from ..core.seams import Arrays, Runtime, Target
 from .arrays import free_batch, save_golden
 from .card import model_card
-from .layout import CARD, EVIDENCE, FRONT, GOLDEN, MANIFEST, PORTABLE, PROGRAM, SCHEMA_VERSION
+from .distribution import Distribution, Kind, summarise
+from .layout import CARD, DISTRIBUTION, EVIDENCE, FRONT, GOLDEN, MANIFEST, PORTABLE, PROGRAM, SCHEMA_VERSION
 from .manifest import FileRecord, Manifest, RuntimeRecord, TargetRecord, check_inside, is_bundle, read_manifest
 
 _CLASS_METRICS = frozenset({"accuracy", "top5", "precision", "recall", "f1", "agreement"})
@@ -41,6 +42,8 @@ class Contents:
     portable: the same candidate as ONNX, external weights beside it; golden: a few samples as they come in,
     golden_tensors: the same preprocessed, golden_outputs: what the certified program gave for them; output: the judged
     output (None: the first);
+    certify_inputs, certify_outputs: tensors of the certify split and what the program gave for them (the judged output is enough; none
+    where it was not run over them), of which only histograms are written;
     machine: where it was certified; evidence, front: lines and list as in layout.py; limits: what was asked.
     """
 
@@ -58,6 +61,8 @@ class Contents:
     golden: Samples
     golden_tensors: Arrays
     golden_outputs: Arrays
+    certify_inputs: Arrays = field(default_factory=dict)
+    certify_outputs: Arrays = field(default_factory=dict)
     machine: Machine = field(default_factory=this_machine)
     evidence: Sequence[Mapping[str, Any]] = ()
     front: Sequence[Mapping[str, Any]] = ()
@@ -146,10 +151,17 @@ def _fill(root: Path, contents: Contents) -> None:
     (root / EVIDENCE).write_text("".join(_json(line) + "\n" for line in lines), encoding="utf8")
     (root / FRONT).write_text(_json(list(contents.front), indent=1) + "\n", encoding="utf8")
     manifest = _manifest(contents)
+    if contents.certify_inputs:
+        (root / DISTRIBUTION).write_text(_json(_distribution(contents, manifest).to_json()) + "\n", encoding="utf8")
     (root / CARD).write_text(model_card(manifest, contents.answer), encoding="utf8")
     paths = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
     files = {name: FileRecord(sha256=sha256_file(root / name), size_bytes=(root / name).stat().st_size) for name in paths}
     (root / MANIFEST).write_text(manifest.model_copy(update={"files": files}).text(), encoding="utf8")
+
+
+def _distribution(contents: Contents, manifest: Manifest) -> Distribution:
+    kind = Kind(signature=manifest.signature, output=manifest.output, classifier=manifest.classifier, probabilities=manifest.probabilities)
+    return summarise(contents.certify_inputs, contents.certify_outputs, kind)
 
 
 def _manifest(contents: Contents) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from .study import Study
 from .workshop import Workshop
 
 _GOLDEN = 8
+_QUICK_SECONDS = 5.0  # for the drift watch's sake a search does not become longer than that
 _PACKAGES = ("hasten", "numpy", "scipy", "onnx", "onnxruntime", "openvino", "nncf", "onnxslim", "torch", "onnxscript", "pillow")
 _BUSY = 0.15  # share of the machine that others may take before a report says so
 
@@ -88,14 +90,35 @@ class Writer:
             pair = judge.judged_outputs(judge.original, "certify"), judge.judged_outputs(answer, "certify")
             lines += evidence.disagreements(workload, *pair)
         candidate = answer.candidate
+        certify_inputs, certify_outputs = self._certified(finish, answer)
         return Contents(
             model=workload.name, answer=document, program=shop.compile(answer.runtime, candidate).folder, runtime=answer.runtime,
             target=shop.target, machine=shop.machine, candidate=candidate,
             portable=candidate.path if candidate.floor is Floor.GRAPH else None,
             preprocess=workload.preprocess, labels=workload.labels, metric=judge.metric.name, output=workload.output,
+            certify_inputs=certify_inputs, certify_outputs=certify_outputs,
             golden=golden, golden_tensors=tensors, golden_outputs=judge.golden(answer, len(golden)), evidence=lines,
             front=[evidence.trial_line(t, on_front=True) for t in front], limits=self.job.limits.model_dump(mode="json"),
         )  # fmt: skip
+
+    def _certified(self, finish: Finish, answer: Trial) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """The certify split as the model sees it, on disk, and what the answer gave for it: known where it was certified by its outcomes.
+
+        A lossless answer was not run over it: that is done now where it is quick, and otherwise only inputs are known.
+        """
+        if finish.verdict == "unfinished":
+            return {}, {}
+        inputs = {name: np.load(path, mmap_mode="r") for name, path in self.shop.tensors("certify").items()}
+        takes = self.judge.num_samples("certify") * self.judge.seconds_per_sample.get(answer.id, math.inf)
+        if finish.outcomes is None and takes > _QUICK_SECONDS:
+            return inputs, {}
+        try:
+            return inputs, {self.shop.workload.output: self.judge.judged_outputs(answer, "certify")}
+        except DiskFull:
+            raise
+        except HastenError as error:
+            self.study.learn(f"what it gives for the certify split is not known: {error}")
+            return inputs, {}
 
 
 def _in_order(study: Study, finish: Finish) -> list[Trial]:

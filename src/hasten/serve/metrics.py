@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..bundle.distribution import Difference
 from ..core.errors import Overloaded, QueueFull
 from ..core.need import need
+from .drift import Drift
 from .meter import Meter
 
 _SECONDS = tuple(base * 10.0**power for power in range(-4, 1) for base in (1.0, 2.5, 5.0))
@@ -38,6 +40,9 @@ class Metrics:
         self.waiting = client.Gauge("hasten_queue_length", "Requests that wait", labels, registry=self._registry)
         self.objective = client.Gauge("hasten_slo_seconds", "The service objective; +Inf: none", labels, registry=self._registry)
 
+        self.drift = _DriftGauges(need("prometheus_client.core").GaugeMetricFamily)
+        self._registry.register(self.drift)
+
     def meter(self, model: str, version: str, *, objective: float, waiting: Callable[[], int]) -> Meter:
         """Where one model's numbers go. waiting: how many requests wait, asked when Prometheus asks."""
         self.objective.labels(model, version).set(objective)
@@ -59,6 +64,39 @@ class Metrics:
     def text(self) -> tuple[bytes, str]:
         """What /metrics answers, and its media type."""
         return self._client.generate_latest(self._registry), self._client.CONTENT_TYPE_LATEST
+
+
+class _DriftGauges:
+    """What the drift watch of each model says, asked when Prometheus asks. Models whose bundle cannot tell have no series."""
+
+    _GAUGES: Mapping[str, tuple[str, Callable[[Difference], float]]] = {
+        "hasten_drift_bits": ("Divergence from what was certified, in the last whole window", lambda d: d.divergence),
+        "hasten_drift_floor_bits": ("What chance alone explains of it", lambda d: d.floor),
+        "hasten_drift_alarm": ("1 where it is more than that", lambda d: float(d.alarm)),
+    }
+
+    def __init__(self, family: Any) -> None:
+        self._family = family
+        self._watches: dict[tuple[str, str], Callable[[], Drift | None]] = {}
+
+    def watch(self, model: str, version: str, drift: Callable[[], Drift | None]) -> None:
+        """Ask `drift` from now on; None: it is not loaded."""
+        self._watches[model, version] = drift
+
+    def collect(self) -> Iterator[Any]:
+        """For the registry."""
+        watches = {key: watch.state for key, ask in self._watches.items() if (watch := ask()) is not None}
+        samples = self._family("hasten_drift_window_samples", "Samples in the window that is being filled", labels=("model", "version"))
+        for key, state in watches.items():
+            if state.known:
+                samples.add_metric(key, state.samples)
+        yield samples
+        for name, (what, read) in self._GAUGES.items():
+            gauge = self._family(name, what, labels=("model", "version", "feature"))
+            for key, state in watches.items():
+                for difference in state.differences:
+                    gauge.add_metric((*key, difference.name), read(difference))
+            yield gauge
 
 
 class _ModelMeter(Meter):

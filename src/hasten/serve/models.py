@@ -15,6 +15,7 @@ from ..bundle.read import Bundle
 from ..core.errors import DataError, Overloaded, UnknownModel
 from . import warmup
 from .batcher import Batcher, Outputs
+from .drift import Drift
 from .meter import Meter
 from .metrics import Metrics
 from .schedule import Priority, Schedule
@@ -58,6 +59,7 @@ class Model:
         self.objective, self._max_queue = objective, max_queue
         self._metrics, self.token, self.asked = metrics, object(), 0.0
         self._batcher: Batcher | None = None
+        self.drift: Drift | None = None
         self.meter = Meter()
         self._holders, self._released = 0, asyncio.Event()
 
@@ -95,9 +97,11 @@ class Model:
         shares = warmup.shares(self.bundle)
         elements = warmup.elements(golden, len(next(iter(golden.values()))) if shares else 1)
         schedule = Schedule(curve, objective=self.objective, max_queue=self._max_queue, elements=elements)
+        self.drift = Drift(self.bundle, shares=shares)
         if self._metrics is not None:  # not before: until here, the numbers of this version are those of the one that it replaces
+            self._metrics.drift.watch(self.name, self.version, lambda: self.drift)
             self.meter = self._metrics.meter(self.name, self.version, objective=self.objective, waiting=lambda: self.waiting)
-        batcher = Batcher(self.bundle.run, schedule, shares=shares, meter=self.meter)
+        batcher = Batcher(self.drift.watching(self.bundle.run), schedule, shares=shares, meter=self.meter)
         batcher.start()
         self._batcher = batcher
 
@@ -127,6 +131,9 @@ class Model:
         if self._batcher is not None:
             await self._batcher.drain()
             self._batcher = None
+        if self.drift is not None:
+            await asyncio.to_thread(self.drift.close)
+            self.drift = None
         await asyncio.to_thread(self.bundle.close)
 
 

@@ -1,64 +1,55 @@
-"""The page at `/`: what is served, how to ask, and a form to try a picture. No network, no framework."""
+"""The page at `/`: try the model, and see how it does. One file, no build step; it asks nobody but this server."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from html import escape
+from importlib.resources import files
+from typing import Any
 from urllib.parse import quote
 
 from ..bundle.read import Bundle
 from ..core.signature import TensorSpec
 
-_TEMPLATE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name} · hasten</title>
-<style>
- body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 44rem; margin: 2rem auto; padding: 0 1rem; color: #1c2024; background: #fff }}
- table {{ border-collapse: collapse }} td, th {{ padding: .2rem .8rem .2rem 0; text-align: left }}
- pre {{ background: #f2f4f6; padding: .8rem; border-radius: .4rem; overflow-x: auto }}
- @media (prefers-color-scheme: dark) {{ body {{ color: #e6e8ea; background: #15181b }} pre {{ background: #22272c }} }}
-</style></head><body>
-<h1>{name}</h1>
-{others}<p>{about}</p>
-<table><tr><th></th><th>name</th><th>type</th><th>shape</th></tr>{rows}</table>
-{form}
-<h2>From a program</h2>
-<pre>{example}</pre>
-<p>Open Inference Protocol: <a href="/v2/models/{path}">/v2/models/{path}</a>, health: <a href="/v2/health/ready">/v2/health/ready</a></p>
-</body></html>
-"""
+HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+    "img-src blob: data:; media-src blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "permissions-policy": "camera=(self)",
+}
+"""That it asks nobody else is not only a promise: the browser holds it to that."""
 
-_FORM = """<h2>Try a picture</h2>
-<form id="try" data-model="{path}"><input type="file" accept="image/*" name="picture" required> <button>Predict</button></form>
-<pre id="answer" hidden></pre>
-<script>
-document.getElementById("try").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const file = event.target.picture.files[0], shown = document.getElementById("answer");
-  shown.hidden = false; shown.textContent = "...";
-  try {
-    const reply = await fetch("/v1/predict?model=" + event.target.dataset.model, {method: "POST", body: file, headers:
-    {"content-type": "application/octet-stream"}});
-    shown.textContent = JSON.stringify(await reply.json(), null, 1);
-  } catch (error) { shown.textContent = String(error); }
-});
-</script>"""
+_PICTURES = """\
+ <label>A picture: <input type="file" accept="image/*" id="file"></label>
+ <button type="button" id="camera">Camera</button> <button type="button" id="shoot" hidden>Take this picture</button>
+ <video id="video" autoplay playsinline muted hidden></video><img id="shown" alt="what was sent" hidden>"""
+_NUMBERS = """\
+ <label for="row" id="rowlabel"></label><textarea id="row" rows="4" spellcheck="false"></textarea>"""
+_MOST_NUMBERS = 2000  # of an example: more is no help in a text field
 
 
 def page(name: str, bundle: Bundle, names: Sequence[str]) -> str:
     """The HTML of the model `name`. names: all that are served."""
     signature, pictures = bundle.signature, bundle.manifest.preprocess is not None
-    rows = "".join(_row("input", spec) for spec in signature.inputs) + "".join(_row("output", spec) for spec in signature.outputs)
-    return _TEMPLATE.format(
-        name=escape(name),
-        path=quote(name),
-        others=_others(name, names),
-        about=escape(str(bundle.answer.get("reason") or f"Served by {bundle.manifest.runtime.name}.")),
-        rows=rows,
-        form=_FORM.replace("{path}", quote(name)) if pictures else "",
-        example=escape(_example(bundle, pictures)),
-    )
+    fields = {
+        "NAME": escape(name),
+        "PATH": quote(name),
+        "OTHERS": _others(name, names),
+        "ABOUT": escape(str(bundle.answer.get("reason") or f"Served by {bundle.manifest.runtime.name}.")),
+        "ROWS": "".join(_row("input", spec) for spec in signature.inputs) + "".join(_row("output", spec) for spec in signature.outputs),
+        "FORM": _PICTURES if pictures else _NUMBERS,
+        "EXAMPLE": escape(_command(bundle, pictures)),
+        "DATA": json.dumps({"name": name, "pictures": pictures, **_to_type(bundle)}).replace("<", "\\u003c"),  # or it could end its element
+    }
+    first, *parts = _template().split("%%")
+    assert len(parts) % 2 == 0, "each %% has a partner"
+    return first + "".join(fields[key] + text for key, text in zip(parts[::2], parts[1::2], strict=True))
+
+
+@cache
+def _template() -> str:
+    return files(__package__).joinpath("page.html").read_text(encoding="utf8")
 
 
 def _others(name: str, names: Sequence[str]) -> str:
@@ -70,7 +61,21 @@ def _row(side: str, spec: TensorSpec) -> str:
     return f"<tr><td>{side}</td><td>{escape(spec.name)}</td><td>{escape(spec.dtype)}</td><td>{escape(spec.shape_text)}</td></tr>"
 
 
-def _example(bundle: Bundle, pictures: bool) -> str:
+def _to_type(bundle: Bundle) -> dict[str, Any]:
+    """What the text field starts with, a certified sample. row: how many numbers are its one input's, or 0 where it takes JSON."""
+    inputs = bundle.signature.inputs
+    golden = bundle.golden.tensors
+    sample = {spec.name: golden[spec.name][:1] for spec in inputs}
+    if len(inputs) == 1 and len(inputs[0].shape) == 2 and inputs[0].shape[1]:
+        (array,) = sample.values()
+        numbers = ", ".join(f"{value:.6g}" for value in array[0].tolist()) if array.size <= _MOST_NUMBERS else ""
+        return {"row": inputs[0].shape[1], "input": inputs[0].name, "example": numbers}
+    small = sum(array.size for array in sample.values()) <= _MOST_NUMBERS
+    example = {name: array.tolist() if small else [] for name, array in sample.items()}
+    return {"row": 0, "input": "", "example": json.dumps({"inputs": example})}
+
+
+def _command(bundle: Bundle, pictures: bool) -> str:
     if pictures:
         return "curl --data-binary @picture.jpg -H 'content-type: image/jpeg' http://HOST:PORT/v1/predict"
     names = json.dumps({"inputs": {spec.name: "[...]" for spec in bundle.signature.inputs}}).replace('"[...]"', "[...]")

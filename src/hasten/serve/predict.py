@@ -22,7 +22,7 @@ from starlette.routing import BaseRoute, Route
 from ..core.errors import DataError
 from . import codec
 from .models import Model, Wish
-from .page import page
+from .page import HEADERS, page
 from .service import Service, now
 
 
@@ -38,7 +38,7 @@ class Predict:
     async def home(self, request: Request) -> Response:
         models = self.service.models
         model = models.get(request.query_params.get("model") or models.names[0])
-        return HTMLResponse(page(model.name, model.bundle, models.names))
+        return HTMLResponse(page(model.name, model.bundle, models.names), headers=HEADERS)
 
     async def predict(self, request: Request) -> Response:
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
