@@ -55,6 +55,8 @@ class Distillation(Technique):
         if (self.student == "own") != (len(self.source) == 1):
             return "a student of one's own needs its source, and only such a student"
         if candidate is not None and self.student in nets.KINDS:
+            if "channels-pruned" in candidate.facts:
+                return "it would throw away what was cut and trained: it starts from the original"
             if len(candidate.signature.outputs) != 1 or len(candidate.signature.inputs) != 1:
                 return "a network is built for models with one input and one output only"
             if self.student != "mlp" and len(candidate.signature.inputs[0].shape) != 4:
