@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from common import BUNDLES, Figures, figure
-from training import PRICED_ON, run
+from training import PRICED_ON, ready, run
 
 from hasten.core.candidate import Candidate, Floor, Step
 from hasten.core.registry import get
@@ -38,12 +38,13 @@ PLAN = Plan(blocks=2, rounds=10, block_seconds=15.0, warm_up_seconds=0.3, seed=1
 
 
 def train(shop: Workshop, model: str) -> None:
-    shop.widths(get(Runtime, PRICED_ON)())
+    runtime = get(Runtime, PRICED_ON)()
+    ready(shop, [Trial(candidate=graph, runtime=runtime) for graph, _ in all_pruned(shop, model)])
 
 
 def measure(shop: Workshop, judge: Judge, model: str) -> Figures:
     runtime = get(Runtime, PRICED_ON)()
-    made = [pruned(shop, number, BUNDLES / "widths" / model) for number in range(1 + FITTED + TRIED)]
+    made = all_pruned(shop, model)
     trials, layers = [Trial(candidate=graph, runtime=runtime) for graph, _ in made], [sites for _, sites in made]
     table = WidthTable.from_json(json.loads(shop.widths(runtime).read_text()))
     race = shop.race(trials, PLAN, label="widths")
@@ -64,6 +65,10 @@ def measure(shop: Workshop, judge: Judge, model: str) -> Figures:
         "overhead_seconds": figure(fitted.overhead_seconds),
         "scale": figure(fitted.scale),
     }
+
+
+def all_pruned(shop: Workshop, model: str) -> list[tuple[Candidate, list[Site]]]:
+    return [pruned(shop, number, BUNDLES / "widths" / model) for number in range(1 + FITTED + TRIED)]
 
 
 def pruned(shop: Workshop, number: int, folder: Path) -> tuple[Candidate, list[Site]]:
