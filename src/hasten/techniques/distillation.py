@@ -80,7 +80,7 @@ class Distillation(Technique):
     def _built(self, student: Student, candidate: Candidate, seed: int) -> fx.GraphModule:
         example = student.example()
         if self.student == "own":
-            return nets.lifted(call(*self.source, Path.cwd(), field=f"{self.name}, option source", what="a torch.nn.Module"), example)
+            return nets.lifted(call(self.source[0], Path.cwd(), field=f"{self.name}, option source", what="a torch.nn.Module"), example)
         shape = candidate.signature.outputs[0].shape
         if len(shape) != 2 or shape[1] is None:
             raise NotPossibleHere(f"technique {self.name}", "builds networks with an output [n, numbers] only", got=shape)
