@@ -10,28 +10,30 @@ from __future__ import annotations
 
 from common import Figures, figure
 from train_pruning import technique
-from training import compared, eight_bits, lowered, outcome, programs, run
+from training import Goals, compared, eight_bits, lowered, programs, ready, run
 
 from hasten.search.judge import Judge
 from hasten.search.workshop import Workshop
 
-GOALS = {"wide-resnet20": (None, 5.0, 1.0), "resnet20": (None, 4.0, 1.0)}
+NOTHING: Goals = (None, None, None)
+GOALS: dict[str, Goals] = {"wide-resnet20": (None, 5.0, 1.0), "resnet20": (None, 4.0, 1.0)}
 
 
 def train(shop: Workshop, model: str) -> None:
-    shop.apply(technique(model, 0.7), shop.workload.original)
+    student = shop.apply(technique(model, 0.7), shop.workload.original)
+    ready(shop, [*programs(shop, lowered(shop, student)), *eight_bits(shop, student)])
 
 
 def measure(shop: Workshop, judge: Judge, model: str) -> Figures:
     original = shop.workload.original
-    old = programs(shop, lowered(shop, original))
     student = shop.apply(technique(model, 0.7), original)
-    figures: Figures = {"technique": figure(technique(model, 0.7).step().text)}
-    rows = {"float": (programs(shop, lowered(shop, student)), (None, None, None)), "int8": (eight_bits(shop, student), GOALS[model])}
-    for named, (new, goals) in rows.items():
-        row = outcome(shop, *compared(shop, judge, old, new, label=f"chain {named}"), goals)
-        figures |= {f"{named}.{key}": value for key, value in row.items()}
-    return figures
+    rows = {
+        "int8_alone": (eight_bits(shop, original), NOTHING),
+        "pruned": (programs(shop, lowered(shop, student)), NOTHING),
+        "pruned_int8": (eight_bits(shop, student), GOALS[model]),
+    }
+    old = programs(shop, lowered(shop, original))
+    return {"technique": figure(technique(model, 0.7).step().text)} | compared(shop, judge, old, rows, label="chain")
 
 
 if __name__ == "__main__":

@@ -15,14 +15,15 @@ from typing import Any
 
 from common import Figures, figure
 from rival_pruning import TorchPruningExample
-from training import compared, lowered, outcome, programs, run
+from training import Goals, compared, lowered, programs, ready, run
 
 from hasten.core.registry import get
 from hasten.core.seams import Technique
+from hasten.core.trial import Trial
 from hasten.search.judge import Judge
 from hasten.search.workshop import Workshop
 
-GOALS: Mapping[float, tuple[float, float, float]] = {0.3: (0.65, 1.3, 0.5), 0.5: (0.48, 1.7, 1.0), 0.7: (0.25, 2.5, 2.0)}
+GOALS: Mapping[float, Goals] = {0.3: (0.65, 1.3, 0.5), 0.5: (0.48, 1.7, 1.0), 0.7: (0.25, 2.5, 2.0)}
 """Share of the parameters that is cut -> goals: size over the original's, speed over the fastest lossless program, points lost."""
 OPTIONS: Mapping[str, Mapping[float, Mapping[str, Any]]] = {
     "wide-resnet20": {
@@ -51,23 +52,19 @@ def rival(model: str) -> Technique:
 
 def train(shop: Workshop, model: str) -> None:
     for one in (*(technique(model, share) for share in (0.7, 0.5, 0.3)), rival(model)):
-        shop.apply(one, shop.workload.original)
+        ready(shop, students(shop, one))
+
+
+def students(shop: Workshop, one: Technique) -> list[Trial]:
+    return programs(shop, lowered(shop, shop.apply(one, shop.workload.original)))
 
 
 def measure(shop: Workshop, judge: Judge, model: str) -> Figures:
-    original = shop.workload.original
-    old = programs(shop, lowered(shop, original))
-    figures: Figures = {}
-    for share, goals in GOALS.items():
-        one = technique(model, share)
-        named = f"{round(100 * share)}_percent"
-        student = programs(shop, lowered(shop, shop.apply(one, original)))
-        figures[f"{named}.technique"] = figure(one.step().text)
-        row = outcome(shop, *compared(shop, judge, old, student, label=f"pruning {named}"), goals)
-        figures |= {f"{named}.{key}": value for key, value in row.items()}
-    theirs = programs(shop, lowered(shop, shop.apply(rival(model), original)))
-    row = outcome(shop, *compared(shop, judge, old, theirs, label="pruning rival"), (None, None, None))
-    return figures | {f"torch_pruning_example.{key}": value for key, value in row.items()}
+    old = programs(shop, lowered(shop, shop.workload.original))
+    named = {f"{round(100 * share)}_percent": technique(model, share) for share in GOALS}
+    rows = {key: (students(shop, one), goals) for (key, one), goals in zip(named.items(), GOALS.values(), strict=True)}
+    rows["torch_pruning_example"] = (students(shop, rival(model)), (None, None, None))
+    return {f"{key}.technique": figure(one.step().text) for key, one in named.items()} | compared(shop, judge, old, rows, label="pruning")
 
 
 if __name__ == "__main__":

@@ -3,19 +3,23 @@
     make bench-train-widths
 
 The table is measured layer by layer, every width of every place in the network. Five whole programs (the original and four other random
-prunings) say what a call takes beside its layers. Predictions are made for 20 prunings that nothing was fitted to.
+prunings) say what a call takes beside its layers. Predictions are made for 20 prunings that nothing was fitted to. Nothing is trained:
+weights do not change what a width takes.
 """
 
 from __future__ import annotations
 
+import copy
 import json
+import warnings
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from common import Figures, figure
-from random_pruning import RandomPruning
-from training import PRICED_ON, lowered, run
+from common import BUNDLES, Figures, figure
+from training import PRICED_ON, ready, run
 
-from hasten.core.candidate import Candidate
+from hasten.core.candidate import Candidate, Floor, Step
 from hasten.core.registry import get
 from hasten.core.seams import Runtime
 from hasten.core.trial import Trial
@@ -23,31 +27,28 @@ from hasten.core.widths import Site, WidthTable
 from hasten.measure.latency import Plan
 from hasten.search.judge import Judge
 from hasten.search.workshop import Workshop
-from hasten.train.cut import find_sites
+from hasten.techniques.structured_pruning import fixed
+from hasten.train.cut import Cut, find_groups, find_sites
 from hasten.train.lift import read_module
 
 TRIED, FITTED = 20, 4
-PLAN = Plan(blocks=3, rounds=10, block_seconds=20.0, seed=1)
-
-
-def prunings() -> list[RandomPruning]:
-    """The first FITTED are fitted to, the others predicted."""
-    return [RandomPruning(number=number) for number in range(FITTED + TRIED)]
+LEAST, MULTIPLE = 0.25, 4
+"""A group of channels keeps a share between LEAST and all, in multiples of MULTIPLE."""
+PLAN = Plan(blocks=2, rounds=10, block_seconds=15.0, warm_up_seconds=0.3, seed=1)
 
 
 def train(shop: Workshop, model: str) -> None:
-    for one in prunings():
-        lowered(shop, shop.apply(one, shop.workload.original))
+    runtime = get(Runtime, PRICED_ON)()
+    ready(shop, [Trial(candidate=graph, runtime=runtime) for graph, _ in all_pruned(shop, model)])
 
 
 def measure(shop: Workshop, judge: Judge, model: str) -> Figures:
-    original, runtime = shop.workload.original, get(Runtime, PRICED_ON)()
-    modules = [original, *(shop.apply(one, original) for one in prunings())]
-    trials = [Trial(candidate=lowered(shop, module), runtime=runtime) for module in modules]
+    runtime = get(Runtime, PRICED_ON)()
+    made = all_pruned(shop, model)
+    trials, layers = [Trial(candidate=graph, runtime=runtime) for graph, _ in made], [sites for _, sites in made]
     table = WidthTable.from_json(json.loads(shop.widths(runtime).read_text()))
     race = shop.race(trials, PLAN, label="widths")
     seconds = [float(np.median(race.latency[t.id].round_medians())) for t in trials]
-    layers = [layers_of(shop, module) for module in modules]
     known = 1 + FITTED
     fitted = table.fitted(zip(layers[:known], seconds[:known], strict=True))
     errors = np.array([fitted.total(sites) / real - 1 for sites, real in zip(layers[known:], seconds[known:], strict=True)])
@@ -60,16 +61,46 @@ def measure(shop: Workshop, judge: Judge, model: str) -> Figures:
         "median_error": figure(float(np.median(np.abs(errors)))),
         "median_error_of_counting_multiply_adds": figure(float(np.median(np.abs(by_count)))),
         "fastest_over_original": figure(seconds[0] / min(seconds[known:])),
+        "slowest_over_original": figure(seconds[0] / max(seconds[known:])),
         "overhead_seconds": figure(fitted.overhead_seconds),
         "scale": figure(fitted.scale),
     }
 
 
-def layers_of(shop: Workshop, module: Candidate) -> list[Site]:
-    import torch
+def all_pruned(shop: Workshop, model: str) -> list[tuple[Candidate, list[Site]]]:
+    return [pruned(shop, number, BUNDLES / "widths" / model) for number in range(1 + FITTED + TRIED)]
 
-    arrays = [np.array(np.load(path, mmap_mode="r")[:2]) for path in shop.tensors("calibrate").values()]
-    return list(find_sites(read_module(module.path), [torch.from_numpy(a) for a in arrays]).values())
+
+def pruned(shop: Workshop, number: int, folder: Path) -> tuple[Candidate, list[Site]]:
+    """The graph of a random pruning, and its layers; number 0 is the original."""
+    import torch
+    import torch_pruning
+
+    original = shop.workload.original
+    example = [torch.from_numpy(np.array(np.load(path, mmap_mode="r")[:2])) for path in shop.tensors("calibrate").values()]
+    module = copy.deepcopy(read_module(original.path))
+    groups = find_groups(module, example, torch_pruning.importance.GroupMagnitudeImportance(), fixed(module))
+    rng = np.random.default_rng(number)
+    for group in groups if number else ():
+        kept = rng.uniform(LEAST, 1.0) * len(group.scores)
+        group.gone = len(group.scores) - min(len(group.scores), max(MULTIPLE, round(kept / MULTIPLE) * MULTIPLE))
+    Cut(find_sites(module, example), groups, None).make()
+    path = folder / str(number) / "model.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _export(torch, module, example, path, original)
+    graph = original.then(Step(name="random-pruning", options={"number": number}), path, floor=Floor.GRAPH, lossless=False)
+    return graph, list(find_sites(module, example).values())
+
+
+def _export(torch: Any, module: Any, example: list[Any], path: Path, original: Candidate) -> None:
+    """By tracing: seconds a graph less than the exporter that ships what users get, and the same operators."""
+    names = [spec.name for spec in original.signature.inputs], [spec.name for spec in original.signature.outputs]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        axes = {name: {0: "batch"} for name in (*names[0], *names[1])}
+        torch.onnx.export(
+            module.eval(), tuple(example), str(path), dynamo=False, input_names=names[0], output_names=names[1], dynamic_axes=axes
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

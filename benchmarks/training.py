@@ -29,7 +29,9 @@ MODELS: Mapping[str, Case] = {
 """Name -> a job that has a train split."""
 PRICED_ON = "onnxruntime"
 """Whose times decide what is cut: the fastest lossless runtime for both networks on the machines of docs/log.md."""
-FINAL = Plan(blocks=5, rounds=12, block_seconds=8.0, seed=1)
+FINAL = Plan(blocks=5, rounds=12, block_seconds=12.0, warm_up_seconds=1.0, seed=1)
+Goals = tuple[float | None, float | None, float | None]
+"""Size over the original's, speed over the fastest lossless program, points lost; None for no goal."""
 PATIENCE_SECONDS = 24 * 3600.0
 
 
@@ -71,19 +73,30 @@ def fastest(trials: Sequence[Trial], latency: Mapping[str, Measurement]) -> Tria
     return min(trials, key=lambda t: float(np.median(latency[t.id].round_medians())))
 
 
+def ready(shop: Workshop, trials: Sequence[Trial]) -> None:
+    """Compile, so that a race has nothing left to do but to race."""
+    for trial in trials:
+        shop.compile(trial.runtime, trial.candidate)
+
+
 def compared(
-    shop: Workshop, judge: Judge, old: Sequence[Trial], new: Sequence[Trial], *, label: str
-) -> tuple[Trial, Trial, Interval, Interval]:
-    """In one race: the fastest of `old`, the fastest of `new`, how many times faster that is, and what it loses on certify in points."""
-    race = shop.race([*old, *new], FINAL, label=label)
-    reference, answer = fastest(old, race.latency), fastest(new, race.latency)
-    times = (race.latency[t.id].round_medians() for t in (reference, answer))
-    speed = ratio_interval(*times, blocks=np.array(race.block_of_round))
-    return reference, answer, speed, rate_drop(*judge.rows(answer, "certify"), alpha=0.05)
+    shop: Workshop, judge: Judge, old: Sequence[Trial], rows: Mapping[str, tuple[Sequence[Trial], Goals]], *, label: str
+) -> Figures:  # fmt: skip
+    """All programs in one race; of each row the fastest: how many times faster than the fastest of `old`, and what it loses on certify."""
+    race = shop.race([*old, *(t for trials, _ in rows.values() for t in trials)], FINAL, label=label)
+    reference, figures = fastest(old, race.latency), {}
+    for named, (trials, goals) in rows.items():
+        answer = fastest(trials, race.latency)
+        times = (race.latency[t.id].round_medians() for t in (reference, answer))
+        speed = ratio_interval(*times, blocks=np.array(race.block_of_round))
+        drop = rate_drop(*judge.rows(answer, "certify"), alpha=0.05)
+        figures |= {f"{named}.{key}": one for key, one in outcome(shop, reference, answer, speed, drop, goals).items()}
+        figures[f"{named}.latency_seconds"] = figure(float(np.median(race.latency[answer.id].round_medians())))
+    return figures | {"others_busy": figure(race.others_busy)}
 
 
-def outcome(shop: Workshop, reference: Trial, answer: Trial, speed: Interval, drop: Interval, goals: Sequence[float | None]) -> Figures:
-    """One row. goals: size over the original's, speed over the fastest lossless program, points lost; None for no goal."""
+def outcome(shop: Workshop, reference: Trial, answer: Trial, speed: Interval, drop: Interval, goals: Goals) -> Figures:
+    """One row."""
     smaller, faster, lost = goals
     gone = 1 - shop.count(answer.candidate)["parameters"] / shop.count(reference.candidate)["parameters"]
     sizes = [shop.compile(t.runtime, t.candidate).size_bytes for t in (answer, reference)]

@@ -55,6 +55,8 @@ class Distillation(Technique):
         if (self.student == "own") != (len(self.source) == 1):
             return "a student of one's own needs its source, and only such a student"
         if candidate is not None and self.student in nets.KINDS:
+            if "channels-pruned" in candidate.facts:
+                return "it would throw away what was cut and trained: it starts from the original"
             if len(candidate.signature.outputs) != 1 or len(candidate.signature.inputs) != 1:
                 return "a network is built for models with one input and one output only"
             if self.student != "mlp" and len(candidate.signature.inputs[0].shape) != 4:
@@ -78,7 +80,7 @@ class Distillation(Technique):
     def _built(self, student: Student, candidate: Candidate, seed: int) -> fx.GraphModule:
         example = student.example()
         if self.student == "own":
-            return nets.lifted(call(*self.source, Path.cwd(), field=f"{self.name}, option source", what="a torch.nn.Module"), example)
+            return nets.lifted(call(self.source[0], Path.cwd(), field=f"{self.name}, option source", what="a torch.nn.Module"), example)
         shape = candidate.signature.outputs[0].shape
         if len(shape) != 2 or shape[1] is None:
             raise NotPossibleHere(f"technique {self.name}", "builds networks with an output [n, numbers] only", got=shape)

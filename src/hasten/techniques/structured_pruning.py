@@ -94,11 +94,11 @@ class StructuredPruning(Technique):
 def planned(student: Student, kind: str = "magnitude") -> Cut:
     """The student's module as it is, ready to be cut."""
     module, example = student.module, student.example()
-    groups = find_groups(module, example, importance(kind, student), _fixed(module))
+    groups = find_groups(module, example, importance(kind, student), fixed(module))
     return Cut(find_sites(module, example), groups, student.widths())
 
 
-def _fixed(module: fx.GraphModule) -> list[nn.Module]:
+def fixed(module: fx.GraphModule) -> list[nn.Module]:
     """The layers whose width something else counts on: the outputs, and reshapes that name their sizes (attention's heads)."""
     frontier = [n for n in module.graph.nodes if n.op == "output" or _names_sizes(n)]
     found, seen = [], set(frontier)
