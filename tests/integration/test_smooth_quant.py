@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from hasten.core.candidate import Candidate, Floor, Step
-from hasten.core.errors import NotPossibleHere
 from hasten.core.registry import get
 from hasten.core.seams import Context, Runtime, Target, Technique
 from hasten.core.signature import Signature, TensorSpec

@@ -12,6 +12,7 @@ from hasten.core.registry import find, get
 from hasten.core.seams import Check, Runtime, Target, Technique
 from hasten.testing import reference_model
 
+onnx = pytest.importorskip("onnx")
 TARGET = Target(threads=1)
 SATURATES = frozenset({"u8s8-saturates"})
 
@@ -59,6 +60,15 @@ def test_a_graph_that_looks_like_a_transformer_gets_only_its_matrix_products() -
     kind = get(Technique, "static-int8")
     assert {t.options().get("ops", "all") for t in kind.space(reference_model("attention").profile())} == {"matmul"}
     assert {t.options().get("ops", "all") for t in kind.space(reference_model("digits").profile())} == {"all"}
+
+
+def test_what_a_transformer_adds_to_its_products_is_added_in_float(tmp_path: Path) -> None:
+    model = reference_model("attention")
+    technique = next(iter(get(Technique, "static-int8").space(model.profile())))
+    graph = onnx.load(str(technique.apply(model.graph, model.context(tmp_path)).path)).graph
+    products = {node.output[0] for node in graph.node if node.op_type in ("MatMul", "Gemm")}
+    assert products
+    assert not [node.name for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] in products]
 
 
 def test_dynamic_int8_says_why_it_leaves_convolutions_alone() -> None:

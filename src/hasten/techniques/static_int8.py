@@ -14,6 +14,8 @@ from ..core.seams import Context, Forecast, Profile, Technique, option
 from ._graph import INT8_OPERATORS, calibration_samples, is_transformer, quietly, read_graph, read_graph_to_quantize, write_graph
 
 _METHODS = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
+# A bias is added to what a product gives: rounding that before is noise for nothing.
+_FLOAT_OUTPUTS: dict[str, list[str]] = {"all": [], "matmul": ["MatMul", "Gemm"]}
 _CHUNK = 10  # samples whose activations are held at once
 _HISTOGRAM_SAMPLES = 100  # histograms of every activation cost time; more samples change them little
 
@@ -94,7 +96,7 @@ class StaticInt8(Technique):
                 weight_type=quantization.QuantType.QInt8,
                 nodes_to_exclude=list(self.skip) or None,
                 calibrate_method=getattr(quantization.CalibrationMethod, _METHODS[self.calibration]),
-                extra_options={"CalibStridedMinMax": reader.chunk},
+                extra_options={"CalibStridedMinMax": reader.chunk, "OpTypesToExcludeOutputQuantization": _FLOAT_OUTPUTS[self.ops]},
             )
             write_graph(_sorted_initializers(read_graph(path)), context.folder)
         return candidate.then(self.step(), path, adds=self.adds, lossless=False)
