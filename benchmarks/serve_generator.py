@@ -44,7 +44,7 @@ class Load:
     requests: list[bytes]
     samples: list[Sample] = field(default_factory=list)
     line: deque[Sample] = field(default_factory=deque)  # due, and without a connection
-    free: list[Connection] = field(default_factory=list)
+    free: deque[Connection] = field(default_factory=deque)  # in turn: one that is idle for seconds is closed by the server
     began: float = 0.0
     until: float = 0.0  # closed loop: when to stop; 0: an open loop
     open: int = 0  # requests that are not answered
@@ -64,8 +64,12 @@ class Load:
     def arrive(self, sample: Sample) -> None:
         """A request is due."""
         self.samples.append(sample)
+        self.again(sample)
+
+    def again(self, sample: Sample) -> None:
+        """Send it, or let it wait for a connection."""
         if self.free:
-            self.free.pop().send(sample)
+            self.free.popleft().send(sample)
         else:
             self.line.append(sample)
 
@@ -127,9 +131,14 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         with contextlib.suppress(ValueError):
             self.load.free.remove(self)
-        if self.sample is not None:  # its status stays what it is: 0 where no head came
-            self.sample.ended, self.sample.status, self.sample = self.load.now(), 0, None
-            self.load.open -= 1
+        if self.sample is None:
+            return
+        sample, self.sample = self.sample, None
+        self.load.open -= 1
+        if self.left < 0 and not self.buffer:  # the server closed it because it was idle, as the request left: every client asks again
+            self.load.again(sample)
+        else:
+            sample.ended, sample.status = self.load.now(), 0
 
 
 def times(phases: list[tuple[float, float]], poisson: bool) -> Iterator[tuple[int, float]]:
