@@ -49,7 +49,7 @@ def test_a_trained_network_keeps_most_of_its_outputs_with_fewer_parameters(tmp_p
     training = Training(
         inputs=model.calibration, labels=None, teacher=model.module, output=0, classifier=True, checkpoint=tmp_path / "c.pt", batch_size=32
     )  # fmt: skip
-    technique = get(Technique, "low-rank")(energy=0.8, epochs=0)  # type: ignore[call-arg]
+    technique = get(Technique, "low-rank")(energy=0.8, min_weights=1, epochs=0)  # type: ignore[call-arg]
     after = technique.apply(model.module, replace(model.context(tmp_path), training=training))
     program = torch.export.load(after.path)
     count = [sum(value.numel() for value in torch.export.load(c.path).state_dict.values()) for c in (model.module, after)]
