@@ -54,6 +54,20 @@ def test_whoever_is_refused_hears_it_on_arrival(load: float) -> None:
     assert not outcome.later
 
 
+@pytest.mark.parametrize("waiting", [0, 10, 41, 42, 43, 60, 84, 126])
+def test_the_forecast_before_decoding_is_the_one_on_arrival(waiting: int) -> None:
+    line = schedule(objective=OBJECTIVE)
+    for _ in range(waiting):
+        line.admit(Ticket(size=1), 0.0)
+    newcomer = Ticket(size=1, priority=Priority.BULK)
+    seconds = line.wait(newcomer, 0.0)
+    newcomer.deadline = seconds - 1e-3
+    with pytest.raises(Overloaded):
+        line.admit(newcomer, 0.0)
+    newcomer.deadline = seconds + 1e-3
+    line.admit(newcomer, 0.0)
+
+
 @pytest.mark.parametrize(("load", "least"), [(0.5, 0.995), (0.95, 0.98), (1.3, 0.70), (2.0, 0.45)])
 def test_goodput_is_near_its_bound(load: float, least: float) -> None:
     arrivals = overload(load)

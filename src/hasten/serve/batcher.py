@@ -101,6 +101,11 @@ class Batcher:
         finally:
             self._leave()
 
+    def wait(self, *, deadline: float, priority: Priority) -> float:
+        """Seconds until a sample that came now would be answered, as far as is known before it is decoded."""
+        with self._changed:
+            return self._schedule.wait(Ticket(size=1, deadline=deadline, priority=priority), self._clock())
+
     def _leave(self) -> None:
         """One request less; the last one ends a drain."""
         self._taken -= 1

@@ -117,10 +117,13 @@ class Model:
         return wish.arrived + min(objective, wish.timeout)
 
     def check_time(self, wish: Wish, at: float) -> None:
-        """Raises Overloaded where `at`, when the request is or will be decoded, is past its deadline: the rest is work for nothing."""
-        late = at - self.deadline(wish)
+        """Raises Overloaded where a request that is decoded at `at` cannot be answered by its deadline: decoding it is work for nothing."""
+        deadline = self.deadline(wish)
+        what, late = "decoded", at - deadline
+        if late <= 0 and self._batcher is not None and deadline < math.inf:
+            what, late = "answered", late + self._batcher.wait(deadline=deadline, priority=wish.priority)
         if late > 0:
-            self.meter.refused(error := Overloaded("cannot be decoded by its deadline", retry_after_seconds=late))
+            self.meter.refused(error := Overloaded(f"cannot be {what} by its deadline", retry_after_seconds=late))
             raise error
 
     async def close(self) -> None:

@@ -135,6 +135,12 @@ class Schedule:
             raise Overloaded("cannot be answered by its deadline", retry_after_seconds=end - ticket.deadline)
         self._put(ticket, queue)
 
+    def wait(self, ticket: Ticket, now: float) -> float:
+        """Seconds until `ticket`, whose shape is not known yet, would be answered, if it is like those of the last that came."""
+        shape = next(reversed(self._queues), None)
+        queue = _Queue(curve=self._first) if shape is None else self._queues[shape]
+        return self._end(ticket, queue, now) - now
+
     def put_back(self, ticket: Ticket) -> None:
         """Let a ticket whose call failed have one of its own, if there is still time."""
         ticket.alone = True
