@@ -32,9 +32,9 @@ OPTIONS: Mapping[str, Mapping[float, Mapping[str, Any]]] = {
         0.7: {"share": 0.9, "time_share": 0.85, "blocks": 3, "epochs": 4},
     },
     "resnet20": {
-        0.3: {"share": 0.36, "time_share": 0.25, "blocks": 2, "epochs": 4},
-        0.5: {"share": 0.53, "time_share": 0.42, "blocks": 3, "epochs": 3},
-        0.7: {"share": 0.76, "time_share": 0.72, "blocks": 5, "epochs": 5},
+        0.3: {"share": 0.36, "time_share": 0.25, "blocks": 2, "epochs": 6},
+        0.5: {"share": 0.53, "time_share": 0.42, "blocks": 3, "epochs": 8},
+        0.7: {"share": 0.76, "time_share": 0.62, "blocks": 4, "epochs": 12},
     },
 }
 """A size that is 35 % less wants more than 30 % of the parameters gone. ResNet-20's narrow widths are as narrow as a kernel is wide: its

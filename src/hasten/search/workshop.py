@@ -14,7 +14,7 @@ import numpy as np
 
 from ..core.candidate import Candidate, Floor
 from ..core.digest import digest_json, digest_path
-from ..core.errors import DataError, HastenError
+from ..core.errors import DataError, DiskFull, HastenError
 from ..core.job import TrainSection
 from ..core.machine import versions
 from ..core.measurement import Measurement
@@ -311,8 +311,18 @@ class Workshop:
         calibration = {} if technique.lossless else self.tensors("calibrate")
         training = self.training(key) if technique.trains else None
         if training is not None and technique.prices and self.priced_on is not None:
-            training = replace(training, widths=self.widths(self.priced_on))
+            training = self._priced(training, self.priced_on)
         return Context(folder=folder, calibration=calibration, threads=self.target.threads, seed=self.seed, training=training)
+
+    def _priced(self, training: Training, runtime: Runtime) -> Training:
+        """With what layers of every width take, where that can be measured."""
+        try:
+            return replace(training, widths=self.widths(runtime))
+        except DiskFull:
+            raise
+        except HastenError as error:
+            self.study.learn(f"multiply-adds price what is cut, since widths could not be timed: {error}")
+            return training
 
     @property
     def _build_seconds(self) -> float:

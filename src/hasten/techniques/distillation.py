@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
 from ..core.callables import call
 from ..core.candidate import Candidate, Floor
@@ -45,11 +44,6 @@ class Distillation(Technique):
     temperature: float = option(3.0, "Softens both distributions.", low=1.0)
     alpha: float = option(0.7, "The teacher's share of the loss; the labels have the rest.", low=0.0, high=1.0)
     features: float = option(0.0, "How much the distance of features counts beside the loss of the scores.", low=0.0)
-
-    @classmethod
-    def space(cls, profile: Profile) -> Iterator[Self]:
-        """Only for models of pictures: nothing else has a short list of students."""
-        return super().space(profile) if not profile.operators or "Conv" in profile.operators else iter(())
 
     def fits(self, candidate: Candidate | None, profile: Profile) -> str | None:
         if (self.student == "own") != (len(self.source) == 1):
