@@ -38,8 +38,8 @@ from hasten.engine import ask, make_target
 from hasten.measure.latency import Plan, Race
 from hasten.measure.sensitivity import Part
 from hasten.measure.sequential import looks
-from hasten.search.crew import Local
 from hasten.search.building import right_runtime
+from hasten.search.crew import Local
 from hasten.search.explore import Explorer
 from hasten.search.judge import Judge
 from hasten.search.observer import Observer

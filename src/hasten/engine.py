@@ -15,10 +15,10 @@ from .core.store import Store
 from .core.trial import Fate, Trial
 from .core.workload import Workload
 from .measure import errands
+from .search.building import right_runtime
 from .search.bundling import Writer
 from .search.certify import Finisher, cannot_be_proved, provisional
 from .search.crew import Crew, Local
-from .search.building import right_runtime
 from .search.explore import Explorer
 from .search.front import Front
 from .search.judge import Judge

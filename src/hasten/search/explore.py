@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..core.candidate import Candidate, Floor
-from ..core.errors import DiskFull, HastenError, NotPossibleHere
+from ..core.errors import DiskFull, HastenError
 from ..core.seams import Profile, Runtime, Technique
 from ..core.trial import Fate, Trial
 from ..core.units import format_seconds
-from ..measure.latency import Plan, Race, final_plan
+from ..measure.latency import final_plan
 from ..measure.quality import METRICS
 from . import racing
 from .building import Builder, right_runtime
