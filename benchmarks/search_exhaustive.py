@@ -4,7 +4,7 @@
     python benchmarks/search_exhaustive.py --only digits resnet20
 
 For each model every program of the space is built, compiled, judged on the whole select split and timed as in a final race (five sets of
-fresh processes), once; all of it stays in the store under out/bench/stores. Then the search runs over that record with 10 seeds: finished
+fresh processes), once, or again where cores were shared meanwhile; all of it stays in the store under out/bench/stores. Then the search runs over that record with 10 seeds: finished
 steps are taken from the store and count with the seconds that they took, and races draw their rounds from the recorded ones, a block at a
 time. The answer of the search (the contender that it would certify first) is compared with the fastest program that keeps quality. Mixed
 precision, which makes new programs from what was learnt, is left out on both sides.
@@ -35,6 +35,7 @@ from hasten.core.seams import Runtime
 from hasten.core.store import Record, Store
 from hasten.core.trial import Fate, Trial
 from hasten.engine import ask, make_target
+from hasten.measure.cores import SHARED
 from hasten.measure.latency import Plan, Race
 from hasten.measure.sensitivity import Part
 from hasten.measure.sequential import looks
@@ -167,7 +168,7 @@ def _timed(s: Scene, trials: list[Trial], reference: Trial, right: Mapping[str, 
     began, logs, own = s.shop.worked_seconds, {}, []
     for at in range(0, len(others), CHUNK):
         chunk = others[at : at + CHUNK]
-        race = s.shop.race([reference, *chunk], FINAL, label="exhaustive")
+        race = _calm(s.shop, [reference, *chunk])
         base = race.latency[reference.id].round_medians()
         own.append(base)
         blocks = np.array(race.block_of_round)
@@ -183,6 +184,16 @@ def _timed(s: Scene, trials: list[Trial], reference: Trial, right: Mapping[str, 
         logs=logs, texts={t.id: t.text for t in trials}, right=right, reference_seconds=float(np.median(np.concatenate(own))),
         seconds=s.shop.worked_seconds, race_seconds=each,
     )  # fmt: skip
+
+
+def _calm(shop: Workshop, trials: list[Trial]) -> Race:
+    """Times them; again, twice at most, where cores were shared meanwhile: what programs of several threads took then is not their time."""
+    races = []
+    for seed in range(FINAL.seed, FINAL.seed + 3):
+        races.append(shop.race(trials, replace(FINAL, seed=seed), label="exhaustive"))
+        if races[-1].slowdown <= SHARED:
+            break
+    return min(races, key=lambda race: race.slowdown)
 
 
 def replay(source: str, store: Store, bank: Bank, seed: int) -> tuple[str, float, list[tuple[float, float]]]:
