@@ -4,10 +4,10 @@
     python benchmarks/search_exhaustive.py --only digits resnet20
 
 For each model every program of the space is built, compiled, judged on the whole select split and timed as in a final race (five sets of
-fresh processes), once, or again where cores were shared meanwhile; all of it stays in the store under out/bench/stores. Then the search runs over that record with 10 seeds: finished
-steps are taken from the store and count with the seconds that they took, and races draw their rounds from the recorded ones, a block at a
-time. The answer of the search (the contender that it would certify first) is compared with the fastest program that keeps quality. Mixed
-precision, which makes new programs from what was learnt, is left out on both sides.
+fresh processes), once, or again where cores were shared meanwhile; all of it stays in the store under out/bench/stores. Then the search
+runs over that record with 10 seeds: finished steps are taken from the store and count with the seconds that they took, and races draw
+their rounds from the recorded ones, a block at a time. The answer of the search (the contender that it would certify first) is compared
+with the fastest program that keeps quality. Mixed precision, which makes new programs from what was learnt, is left out on both sides.
 """
 
 from __future__ import annotations
