@@ -70,7 +70,7 @@ def test_blocks_become_zero_together_and_groups_keep_as_many_as_they_may() -> No
 def test_a_killed_training_goes_on_to_the_same_zeros(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     data = Batches(inputs=(rng.standard_normal((64, 4, 8, 8), np.float32),), labels=rng.integers(0, 8, 64), size=16)
-    plan = Plan(epochs=3, checkpoint_steps=2)
+    plan = Plan(epochs=3, checkpoint_seconds=0.0)
 
     def loss(module: Any, batch: Any) -> Any:
         return nn.functional.cross_entropy(module(*batch.inputs), batch.labels)

@@ -39,7 +39,7 @@ BASE64 = json.dumps({"image_base64": base64.b64encode(PICTURE).decode()}).encode
 
 
 def post(path: str, content: bytes = b"", kind: str = "application/json", *, method: str = "POST", **headers: str) -> bytes:
-    head = {"Host": "x", "Content-Type": kind, "Content-Length": str(len(content)), "Connection": "close", **headers}
+    head = {"Host": "x", "Content-Type": kind, "Content-Length": str(len(content)), "Connection": "close", "X-Request-Id": "7", **headers}
     return "\r\n".join([f"{method} {path} HTTP/1.1", *(f"{k}: {v}" for k, v in head.items()), "", ""]).encode() + content
 
 

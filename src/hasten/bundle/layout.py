@@ -47,3 +47,7 @@ FRONT = "front.json"
 DISTRIBUTION = "distribution.json"
 CARD = "MODEL_CARD.md"
 REPORT = "report.html"
+
+COPY_AGAIN = "Copy the bundle again"
+REMOVE_IT = "Remove it, or copy the bundle again"
+"""The ways out of a damaged bundle."""

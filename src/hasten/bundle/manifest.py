@@ -15,7 +15,7 @@ from ..core.errors import BundleError
 from ..core.preprocess import ImagePreprocess
 from ..core.seams import Target
 from ..core.signature import Signature
-from .layout import MANIFEST, PROGRAM, SCHEMA_VERSION
+from .layout import COPY_AGAIN, MANIFEST, PROGRAM, SCHEMA_VERSION
 
 MAX_MANIFEST_BYTES = 32_000_000
 
@@ -98,7 +98,7 @@ def read_manifest(root: Path) -> Manifest:
         )
     digest = content.pop("digest", None)
     if digest != digest_json(content):
-        raise BundleError(MANIFEST, "was changed after it was written (its digest does not match)", hint="Copy the bundle again")
+        raise BundleError(MANIFEST, "was changed after it was written (its digest does not match)", hint=COPY_AGAIN)
     try:
         manifest = Manifest.model_validate(content)
         manifest.to_candidate(root)

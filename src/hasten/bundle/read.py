@@ -21,7 +21,7 @@ from ..core.seams import Program, Runtime, Target
 from ..core.signature import Signature
 from .arrays import Golden, check_tensors, free_batch, prepare
 from .distribution import Distribution
-from .layout import DISTRIBUTION, EVIDENCE, FRONT, GOLDEN, PROGRAM
+from .layout import COPY_AGAIN, DISTRIBUTION, EVIDENCE, FRONT, GOLDEN, PROGRAM, REMOVE_IT
 from .manifest import Manifest, check_inside, read_manifest
 
 
@@ -97,7 +97,7 @@ class Bundle:
         if name not in self.manifest.files:
             raise BundleError(name, "is not a file of this bundle")
         if problem := self.problem(name):
-            raise BundleError(name, problem, hint="Copy the bundle again")
+            raise BundleError(name, problem, hint=COPY_AGAIN)
         return self.path / name
 
     def problem(self, name: str) -> str | None:
@@ -131,7 +131,7 @@ class Bundle:
         for name in listed:
             self.file(name)
         if extra := self.extra_program_files():
-            raise BundleError(extra[0], "was added after the bundle was written", hint="Remove it, or copy the bundle again")
+            raise BundleError(extra[0], "was added after the bundle was written", hint=REMOVE_IT)
 
     def program(self, target: Target | None = None) -> Program:
         """The program, checked and loaded anew; the caller closes it. Raises BundleError, NotPossibleHere, MissingExtra."""

@@ -12,6 +12,7 @@ import numpy as np
 from ..core.errors import HastenError
 from ..core.machine import this_machine, versions
 from ..core.samples import Samples
+from .layout import COPY_AGAIN, REMOVE_IT
 from .read import Bundle
 
 SAME_PLACE = 1e-4
@@ -36,11 +37,12 @@ Score = Callable[[Mapping[str, np.ndarray], np.ndarray | None], np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """One thing that was checked. name: what; ok: whether it holds; sentence: the numbers and the rule."""
+    """One thing that was checked. name: what; ok: whether it holds; sentence: the numbers and the rule; hint: the way out."""
 
     name: str
     ok: bool
     sentence: str
+    hint: str = ""
 
 
 def verify(path: Path, *, samples: Samples | None = None, score: Score | None = None) -> list[Proof]:
@@ -71,10 +73,10 @@ def same_place(bundle: Bundle) -> bool:
 
 
 def _files(bundle: Bundle) -> Iterator[Proof]:
-    wrong = {name: problem for name in bundle.manifest.files if (problem := bundle.problem(name))}
-    wrong |= dict.fromkeys(bundle.extra_program_files(), "was added after the bundle was written")
-    for name, problem in sorted(wrong.items()):
-        yield Proof(name=name, ok=False, sentence=problem)
+    wrong = {name: (problem, COPY_AGAIN) for name in bundle.manifest.files if (problem := bundle.problem(name))}
+    wrong |= dict.fromkeys(bundle.extra_program_files(), ("was added after the bundle was written", REMOVE_IT))
+    for name, (problem, hint) in sorted(wrong.items()):
+        yield Proof(name=name, ok=False, sentence=problem, hint=hint)
     if not wrong:
         yield Proof(name="files", ok=True, sentence=f"all {len(bundle.manifest.files)} have the size and sha256 that were written")
 

@@ -28,7 +28,7 @@ class Distillation(Technique):
     name: ClassVar[str] = "distillation"
     floor: ClassVar[Floor] = Floor.MODULE
     trains: ClassVar[bool] = True
-    forbids: ClassVar[frozenset[str]] = frozenset({"distilled"})
+    forbids: ClassVar[frozenset[str]] = frozenset({"distilled", "sparse-weights"})  # training would fill the zeros
     adds: ClassVar[frozenset[str]] = frozenset({"distilled"})
     packages: ClassVar[tuple[str, ...]] = ("torch",)
 

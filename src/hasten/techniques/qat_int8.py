@@ -28,7 +28,7 @@ class QatInt8(Technique):
     floor: ClassVar[Floor] = Floor.MODULE
     trains: ClassVar[bool] = True
     rescues: ClassVar[frozenset[str]] = frozenset({"int8-activations"})
-    forbids: ClassVar[frozenset[str]] = frozenset({"trained-for-int8"})
+    forbids: ClassVar[frozenset[str]] = frozenset({"trained-for-int8", "sparse-weights"})  # training would fill the zeros
     adds: ClassVar[frozenset[str]] = frozenset({"trained-for-int8"})
     packages: ClassVar[tuple[str, ...]] = ("torch",)
 

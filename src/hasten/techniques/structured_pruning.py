@@ -33,7 +33,7 @@ class StructuredPruning(Technique):
     floor: ClassVar[Floor] = Floor.MODULE
     trains: ClassVar[bool] = True
     prices: ClassVar[bool] = True
-    forbids: ClassVar[frozenset[str]] = frozenset({"channels-pruned"})
+    forbids: ClassVar[frozenset[str]] = frozenset({"channels-pruned", "sparse-weights"})  # training would fill the zeros
     adds: ClassVar[frozenset[str]] = frozenset({"channels-pruned"})
     packages: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning")
 
