@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from hasten.core.locks import Lease
 from hasten.core.store import Store
-from hasten.core.store_care import check, collect, inventory
+from hasten.core.store_care import Inventory, check, collect, inventory
 
 DAY = 86400.0
 SEARCH = """
@@ -203,3 +205,18 @@ def test_records_of_before_sha256_are_not_checked_and_work(tmp_path: Path) -> No
     (folder / "record.json").write_text(json.dumps({k: v for k, v in record.items() if k not in ("files", "digest")}))
     assert [result.state for result in check(tmp_path, repair=True)] == ["not checked"]
     assert not Store(tmp_path).step("toy", {"name": "name"}, lambda folder: 0).fresh
+
+
+def test_a_writer_may_end_while_the_store_is_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes its folder along between the look at its lease and the collection of what it left."""
+    Store(tmp_path).step("toy", {}, lambda folder: (folder / "file").write_text("x"))
+    (tmp_path / "tmp" / "1-ended").mkdir()
+
+    def ended(folder: Path) -> None:
+        shutil.rmtree(folder)
+
+    monkeypatch.setattr(Lease, "opened_at", staticmethod(ended))
+    found = Inventory(steps=(), users=(), leftover_bytes=0)
+    monkeypatch.setattr("hasten.core.store_care.inventory", lambda root: found)
+    assert collect(tmp_path, keep_seconds=0.0).removed == ()
+    assert not (tmp_path / "tmp" / "1-ended").exists()

@@ -134,7 +134,8 @@ def take_away(root: Path, steps: Sequence[Kept]) -> list[Kept]:
         for folder in _writers(root):
             opened = Lease.opened_at(folder)
             if opened is None:
-                doomed.append(folder.rename(_out_of_sight(root)))
+                with contextlib.suppress(FileNotFoundError):  # its process has ended just now, and taken it along
+                    doomed.append(folder.rename(_out_of_sight(root)))
             else:
                 since = min(since, opened)
         for step in steps:
