@@ -107,6 +107,15 @@ def test_an_outcome_teaches_as_much_of_a_sibling_whichever_of_the_two_is_the_def
     assert taught == pytest.approx([taught[0]] * 3)
 
 
+def test_what_the_model_gains_by_8_bits_is_learnt_once_for_all_techniques_and_runtimes() -> None:
+    """ResNet-20 was promised 2.74x and got 1.52x: its layers are smaller than those that were timed for the forecast."""
+    plan = planner()
+    another = Step(candidate=GRAPH, technique=Slow(), runtime=Elsewhere())
+    before = plan.estimate(another)
+    plan.learn(step(), outcome(0.6 * plan.promise(step()).speedup))
+    assert before - 0.4 < plan.estimate(another) < before - 0.1
+
+
 def test_a_runtime_without_kernels_for_a_technique_says_little_of_the_others() -> None:
     """Dynamic int8 ran at 0.72x in OpenVINO where 2.66x was expected, and was the best of all in ONNX Runtime."""
     plan = Planner(physics=replace(PHYSICS, gains={}), profile=PROFILE, program_seconds=2.0)
@@ -149,10 +158,11 @@ def test_of_equal_promises_the_cheaper_is_taken_and_nothing_that_cannot_be_paid(
 
 def test_a_slower_program_of_the_same_candidate_helps_nobody() -> None:
     """They pass or fail together."""
-    plan, first = planner(), step()
+    physics = replace(PHYSICS, relative_time={"null": 1.25, "elsewhere": 3.0})
+    plan, first = Planner(physics=physics, profile=PROFILE, program_seconds=2.0), step()
     slower, other = replace(first, runtime=Elsewhere()), step(1)
-    assert plan.ranked([slower, other], Incumbent(), 100.0)
-    plan.learn(first, outcome(6.0, right=0.4))
+    assert slower in plan.ranked([slower, other], Incumbent(), 100.0)
+    plan.learn(first, outcome(3.0, right=0.4))
     assert plan.ranked([slower, other], Incumbent(), 100.0) == [other]
 
 

@@ -22,6 +22,7 @@ WORTH = 0.005
 """Least expected improvement, in shares of the best time, for which a step is worth taking."""
 
 _TECHNIQUE, _PAIR, _RUNTIME, _VARIANT, _KNOB = 0.12, 0.25, 0.08, 0.04, 0.10  # scales of effects on a log speed-up
+_EIGHT_BITS = 0.25  # what this model gains by them, on any runtime: its layers are not those that were timed for the forecast
 _PROGRAMS_A_STUDENT = 4  # that are looked at of a trained model: in float and in 8 bits, on more than one runtime
 _BELIEF = 2.0  # outcomes that a chance which is known beforehand counts for
 _WIDTH = 1.645  # of a 90 % range, in standard deviations
@@ -79,16 +80,20 @@ class Step:
         name, runtime, variant = self.technique.name, self.runtime.name, self.technique.step().text
         if self.known_log_speedup is not None:  # priced from a measured sibling: what was learnt of the technique is in it already
             return {f"mixed on {runtime}": _KNOB, f"{variant} on {runtime}": _VARIANT}
-        return {
-            f"technique {name}": _TECHNIQUE, f"runtime {runtime}": _RUNTIME, f"pair {name} on {runtime}": _PAIR,
-            f"{variant} on {runtime}": _VARIANT,
-        }  # fmt: skip
+        return {**self._shared_effects, f"pair {name} on {runtime}": _PAIR, f"{variant} on {runtime}": _VARIANT}
 
     @property
     def own_effects(self) -> Effects:
         """Those that it shares with its siblings on the same runtime alone."""
-        shared = {f"technique {self.technique.name}" if self.technique else "", f"runtime {self.runtime.name}"}
-        return {name: scale for name, scale in self.effects.items() if name not in shared}
+        return {name: scale for name, scale in self.effects.items() if name not in self._shared_effects}
+
+    @property
+    def _shared_effects(self) -> Effects:
+        """Those of other techniques, and of the same one on other runtimes."""
+        if self.technique is None:
+            return {}
+        found = {f"technique {self.technique.name}": _TECHNIQUE, f"runtime {self.runtime.name}": _RUNTIME}
+        return {**found, "eight bits": _EIGHT_BITS} if "int8-weights" in self.technique.adds else found
 
 
 @dataclass(frozen=True, kw_only=True)
