@@ -53,7 +53,7 @@ def test_verify_passes_what_was_written(capsys: pytest.CaptureFixture[str]) -> N
     assert code == 0
     document = json.loads(out)
     assert document["ok"]
-    assert [proof["name"] for proof in document["proofs"]] == ["files", "preprocessing", "golden examples"]
+    assert [proof["name"] for proof in document["proofs"]] == ["files", "preprocessing", "golden examples", "shared calls"]
 
 
 def test_verify_names_the_file_whose_bit_flipped_and_exits_with_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_it_is_the_installed_package_with_its_templates(plain: Path, folder: Pat
 def test_it_verifies(plain: Path, folder: Path) -> None:
     done = _hasten(plain, folder, "verify", "bundle", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {proof["name"] for proof in json.loads(done.stdout)["proofs"]} == {"files", "preprocessing", "golden examples"}
+    assert {proof["name"] for proof in json.loads(done.stdout)["proofs"]} == {"files", "preprocessing", "golden examples", "shared calls"}
 
 
 def test_it_predicts(plain: Path, folder: Path) -> None:

@@ -14,12 +14,13 @@ import pytest
 
 from hasten.bundle import layout
 from hasten.bundle.read import Bundle
-from hasten.bundle.verify import Proof, verify
+from hasten.bundle.verify import Proof, prove, verify
 from hasten.bundle.write import write
 from hasten.core.digest import digest_json
 from hasten.core.errors import BundleError, DataError
 from hasten.core.preprocess import ImagePreprocess
 from hasten.core.samples import Samples
+from hasten.core.seams import Arrays, Program
 
 pytest.importorskip("onnx")
 
@@ -41,7 +42,7 @@ def accuracy(outputs: Any, labels: Any) -> np.ndarray:
 
 def test_bundle_is_verified_where_it_was_made(tmp_path: Path) -> None:
     found = proofs(write(bundles.picture_contents(tmp_path), tmp_path / "out"))
-    assert list(found) == ["files", "preprocessing", "golden examples"]
+    assert list(found) == ["files", "preprocessing", "golden examples", "shared calls"]
     assert all(proof.ok for proof in found.values())
 
 
@@ -252,3 +253,24 @@ def test_damaged_pictures_raise_nothing_but_data_errors(damage: int) -> None:
 def test_a_long_thin_picture_does_not_fill_the_memory() -> None:
     with pytest.raises(DataError, match=r"must have at most 64000000 pixels after preprocess\.resize"):
         ImagePreprocess(resize=256).one(np.zeros((1, 30_000), np.uint8))
+
+
+class Company(Program):
+    """A program that computes otherwise where samples share a call, as int8 kernels do: by a step of their rounding."""
+
+    def __init__(self, program: Program, step: float) -> None:
+        self._program, self._step = program, step
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        outputs = self._program.run(inputs)
+        if len(next(iter(inputs.values()))) == 1:
+            return outputs
+        return {name: array + self._step * np.abs(array).max() for name, array in outputs.items()}
+
+
+@pytest.mark.parametrize(("step", "shared"), [(0.0, True), (5e-4, True), (0.1, False)])
+def test_golden_examples_are_run_as_they_were_certified_and_once_more_together(tmp_path: Path, step: float, shared: bool) -> None:
+    with Bundle.open(write(bundles.picture_contents(tmp_path), tmp_path / "out")) as bundle:
+        bundle.__dict__["_program"] = Company(bundle._program, step)
+        found = {proof.name: proof.ok for proof in prove(bundle)}
+    assert found == {"files": True, "preprocessing": True, "golden examples": True, "shared calls": shared}
