@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -31,11 +32,15 @@ print("stopped", flush=True)
 """
 
 
+def _hears_hangups() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, tests and what they start would ignore it
+
+
 @contextmanager
 def process(*bundles: Path | str, grpc: bool = False, **options: Any) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """`hasten.serve.run.serve` in a process of its own, with the addresses that it announced."""
     command = [sys.executable, "-c", _SERVE, json.dumps({**options, "grpc_port": 0 if grpc else None}), *map(str, bundles)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_hears_hangups) as child:
         try:
             assert child.stdout is not None
             yield child, [child.stdout.readline().strip() for _ in range(1 + grpc)]
