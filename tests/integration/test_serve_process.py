@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -41,6 +43,18 @@ def test_server_answers_what_the_bundle_computes_and_stops_in_order(bundle: Path
         assert (process.returncode, out, err) == (0, "stopped\n", "")
     guess = Bundle.open(bundle).classify(picture)[0][0]
     assert (answer["label"], answer["score"]) == (guess.label, guess.score)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+def test_it_stops_in_order_whatever_its_runtime_does_to_signals(tmp_path: Path, kind: signal.Signals) -> None:
+    """OpenVINO gives the main thread a stack for signals, and takes it away when its program goes: the next signal was the last."""
+    pytest.importorskip("openvino")
+    out = write(bundles.picture_contents(tmp_path, runtime_name="openvino"), tmp_path / "out")
+    with subprocess.Popen([sys.executable, "-m", "hasten", "serve", str(out), "--port", "0"], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline().startswith("http://")
+        child.send_signal(kind)
+        assert child.wait(30) == 0
 
 
 def test_port_in_use_is_one_line(bundle: Path) -> None:

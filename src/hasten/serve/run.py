@@ -98,7 +98,7 @@ def serve(
                 **(tls.of_uvicorn() if tls else {}),
             )
             app.state.service.repository.start()  # what goes wrong here is one line, and nobody was told to come
-            server = uvicorn.Server(config)
+            server = _server(config)
             with _quiet_stop(server), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
                 runner.run(_run(server, listening, app.state.service, host, grpc_port, announce or (lambda _: None), tls))
 
@@ -188,14 +188,31 @@ def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def _server(config: uvicorn.Config) -> uvicorn.Server:
+    """A server that leaves signals to `_quiet_stop`.
+
+    uvicorn's own raises each signal once more at the end, when the programs are gone: after OpenVINO's was let go, any signal to the main
+    thread ends in a segmentation fault (the stack for signals is its own, and Python's handlers use it).
+    """
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    return Server(config)
+
+
 @contextlib.contextmanager
 def _quiet_stop(server: uvicorn.Server) -> Iterator[None]:
-    """A signal stops the server, also before uvicorn listens to signals. Afterwards uvicorn raises it once more: that is no failure."""
+    """A signal stops the server, at once where it is the second one."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(*_: object) -> None:
+        server.force_exit = server.should_exit
         server.should_exit = True
 
     before = {kind: signal.signal(kind, stop) for kind in (signal.SIGINT, signal.SIGTERM)}
