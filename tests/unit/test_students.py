@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -17,6 +18,7 @@ from hasten.core.seams import Context, Forecast, Profile, Target, Technique
 from hasten.core.signature import Signature
 from hasten.core.trial import Trial
 from hasten.runtimes.null import Null
+from hasten.search import workshop
 from hasten.search.planner import Step
 from hasten.search.students import Base, Students
 
@@ -117,3 +119,12 @@ def test_steps_that_do_other_things_afterwards_are_other_steps() -> None:
     rescue = Step(candidate=MODULE, technique=Rehearse(), then=Round(), runtime=Null())
     assert plain.build_key != rescue.build_key
     assert rescue.text == "rehearse > round > null"
+
+
+def test_what_was_trained_is_named_by_the_code_that_trains(tmp_path: Path) -> None:
+    room = shutil.copytree(Path(workshop.__file__).parents[1] / "train", tmp_path / "train")
+    (room / "notes.txt").write_text("no code")
+    assert workshop.training_code(room) == workshop.training_code()
+    with (room / "loop.py").open("a") as file:
+        file.write("# another way to train")
+    assert workshop.training_code(room) != workshop.training_code()

@@ -302,7 +302,8 @@ class Workshop:
         if not technique.lossless:  # only these may look at data
             identity["calibration"] = self.workload.splits.digest
         if technique.trains:
-            identity["train"] = [self.workload.splits.train_digest, self.train.augment, self.train.batch_size, self._pace().bfloat16]
+            settings = [self.train.augment, self.train.batch_size, self._pace().bfloat16]
+            identity["train"] = [self.workload.splits.train_digest, *settings, training_code()]
         if technique.prices and self.priced_on is not None:
             identity["widths"] = self._widths_identity(self.priced_on)
         return identity
@@ -450,3 +451,8 @@ def keep_original(store: Store, candidate: Candidate) -> Candidate:
 def _code(leaf: Technique | Runtime) -> str:
     """The name of the code that does the step: a changed leaf never meets results of its former self."""
     return digest_path(Path(inspect.getfile(type(leaf))))
+
+
+def training_code(room: Path = Path(__file__).parents[1] / "train") -> str:
+    """The name of the code that all training shares, as `_code` is that of one leaf."""
+    return digest_json([[file.name, digest_path(file)] for file in sorted(room.glob("*.py"))])
