@@ -213,7 +213,8 @@ def replay(source: str, store: Store, bank: Bank, seed: int) -> tuple[str, float
     return answer.id, s.shop.worked_seconds, told_of
 
 
-def run(name: str, seeds: int) -> tuple[Figures, list[float]]:
+def run(name: str, seeds: int) -> Figures:
+    """All figures of one model. forecast_errors: their minimum, deciles and maximum."""
     source, place = CASES[name].source, BUNDLES / "stores" / f"exhaustive-{name}"
     place.mkdir(parents=True, exist_ok=True)
     prepare(source)
@@ -234,7 +235,8 @@ def run(name: str, seeds: int) -> tuple[Figures, list[float]]:
         "time_share": figure(statistics.median(shares), min(shares), max(shares), at_most=0.2),
         "steps": figure(len(errors) / len(runs)),
         "forecast_error": figure(statistics.median(errors), *np.quantile(errors, [0.05, 0.95]), at_most=0.2),
-    }, errors  # fmt: skip
+        "forecast_errors": figure(json.dumps([round(float(q), 3) for q in np.quantile(errors, np.linspace(0, 1, 11))])),
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -242,21 +244,18 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=MODELS, metavar="NAME", help=", ".join(MODELS))
     parser.add_argument("--seeds", type=int, default=SEEDS)
     arguments = parser.parse_args()
-    figures, errors = known_figures(NAME), []
+    figures = known_figures(NAME)
     for name in arguments.only or MODELS:
         print(f"== {name}", flush=True)
         if sentence := why_skipped(CASES[name]):
             print(f"  skipped: {sentence}")
             continue
-        new, off = run(name, arguments.seeds)
-        errors += off
+        new = run(name, arguments.seeds)
         for key, one in new.items():
             print(told(key, one), flush=True)
         figures = {key: one for key, one in figures.items() if not key.startswith(f"{name}.")}
         figures |= {f"{name}.{key}": one for key, one in new.items()}
         write(NAME, figures)
-    if errors:
-        figures["forecast_errors"] = figure(json.dumps([round(float(q), 3) for q in np.quantile(errors, np.linspace(0, 1, 11))]))
     print("== all")
     finish(NAME, figures)
 

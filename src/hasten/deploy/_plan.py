@@ -45,7 +45,7 @@ def plan(
         peak = max(start.peak_bytes for start in measured)
         memory_bytes = math.ceil(peak * _HEADROOM) + held_bytes
         reasons["memory_bytes"] = (
-            f"Memory is 1.25 times the {format_bytes(peak)} that were resident at most during {len(measured)} starts and warm-ups here, "
+            f"Memory is {_HEADROOM:g} times the {format_bytes(peak)} that were resident at most during {len(measured)} starts and warm-ups here, "
             f"and {format_bytes(held_bytes)} of requests that the server may hold."
         )
     threads = manifest.target.threads
