@@ -102,6 +102,11 @@ def classify(picture: Picture, *, model: str | None, top_k: int, priority: Prior
     return Call(make=make, read=_read_guesses)
 
 
+def ready_path(model: str | None, version: str | None) -> str:
+    """Where readiness is asked, of the server or of one of its models."""
+    return "/v2/health/ready" if model is None else f"{model_path(model, version)}/ready"
+
+
 def model_path(model: str, version: str | None) -> str:
     """Where a model is found."""
     path = f"/v2/models/{quote(model, safe='')}"

@@ -11,14 +11,14 @@ import numpy as np
 
 from ..core.guess import Guess
 from . import messages
-from .conversation import Unreachable, conversation
+from .conversation import Unreachable
 from .messages import Call, Picture, Priority, Reply
-from .transport import RETRIES, TIMEOUT_SECONDS, arguments, check, library, reply, translated
+from .transport import RETRIES, TIMEOUT_SECONDS, Endpoint, arguments, reply
 
 T = TypeVar("T")
 
 
-class Client:
+class Client(Endpoint):
     """Asks the server at `url`, over connections that it keeps; any number of threads may share it. `close` (or `with`) ends them.
 
     timeout: seconds for one call, repetitions included; the server is told, so that it refuses at once what it cannot do by then.
@@ -29,10 +29,7 @@ class Client:
     def __init__(
         self, url: str, *, timeout: float = TIMEOUT_SECONDS, retries: int = RETRIES, headers: Mapping[str, str] | None = None
     ) -> None:
-        self._url, self._timeout, self._retries = check(url, timeout, retries), timeout, retries
-        self._library = library()
-        with translated(self._library, url):
-            self._http = self._library.Client(base_url=self._url, headers=headers)
+        super().__init__(url, timeout, retries, headers, kind="Client")
 
     def predict(
         self,
@@ -74,9 +71,9 @@ class Client:
 
     def ready(self, model: str | None = None, *, version: str | None = None) -> bool:
         """Whether the server, or one of its models, answers. False too where there is no server."""
-        path = "/v2/health/ready" if model is None else f"{messages.model_path(model, version)}/ready"
+        path = messages.ready_path(model, version)
         try:
-            with translated(self._library, self._url):
+            with self._translated():
                 return bool(self._http.get(path, timeout=self._timeout).status_code == 200)
         except Unreachable:
             return False
@@ -92,7 +89,7 @@ class Client:
         self.close()
 
     def _ask(self, call: Call[T], timeout: float | None = None) -> T:
-        steps = conversation(call, timeout=self._timeout if timeout is None else timeout, retries=self._retries)
+        steps = self._conversation(call, timeout)
         step = next(steps)
         try:
             while True:
@@ -111,5 +108,5 @@ class Client:
             return answered
 
     def _send(self, message: messages.Message, left: float) -> Reply:
-        with translated(self._library, self._url):
+        with self._translated():
             return reply(self._http.request(**arguments(message, left)))

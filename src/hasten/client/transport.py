@@ -1,21 +1,42 @@
-"""What both clients need of the HTTP library: its settings, and its errors as ours."""
+"""What both clients share: the server that they ask, and the HTTP library, its settings, and its errors as ours."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Generator, Iterator, Mapping
+from typing import Any, TypeVar
 
 from ..core.errors import JobError, NotPossibleHere
 from ..core.need import need
-from .conversation import Unreachable
-from .messages import Message, Reply
+from .conversation import Unreachable, conversation
+from .messages import Call, Message, Reply
+
+T = TypeVar("T")
 
 TIMEOUT_SECONDS, RETRIES = 30.0, 2
 
 
-def check(url: str, timeout: float, retries: int) -> str:
+class Endpoint:
+    """What both clients are: a server at `url`, and connections to it that are kept.
+
+    kind: the library's class of client. Raises JobError, MissingExtra.
+    """
+
+    def __init__(self, url: str, timeout: float, retries: int, headers: Mapping[str, str] | None, *, kind: str) -> None:
+        self._url, self._timeout, self._retries = _check(url, timeout, retries), timeout, retries
+        self._library = need("httpx2", why="to ask a server")
+        with self._translated():
+            self._http = getattr(self._library, kind)(base_url=self._url, headers=headers)
+
+    def _conversation(self, call: Call[T], timeout: float | None) -> Generator[tuple[Message, float] | float, Reply | None, T]:
+        return conversation(call, timeout=self._timeout if timeout is None else timeout, retries=self._retries)
+
+    def _translated(self) -> contextlib.AbstractContextManager[None]:
+        return translated(self._library, self._url)
+
+
+def _check(url: str, timeout: float, retries: int) -> str:
     """The address without a slash at its end. Raises JobError."""
     if not url.startswith(("http://", "https://")):
         raise JobError("url", "must begin with http:// or https://", got=url)
@@ -24,11 +45,6 @@ def check(url: str, timeout: float, retries: int) -> str:
     if retries < 0:
         raise JobError("retries", "must be 0 or more", got=retries)
     return url.rstrip("/")
-
-
-def library() -> Any:
-    """The HTTP library. Raises MissingExtra."""
-    return need("httpx2", why="to ask a server")
 
 
 def arguments(message: Message, left: float) -> dict[str, Any]:

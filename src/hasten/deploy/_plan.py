@@ -45,8 +45,8 @@ def plan(
         peak = max(start.peak_bytes for start in measured)
         memory_bytes = math.ceil(peak * _HEADROOM) + held_bytes
         reasons["memory_bytes"] = (
-            f"Memory is {_HEADROOM:g} times the {format_bytes(peak)} that were resident at most during {len(measured)} starts and warm-ups here, "
-            f"and {format_bytes(held_bytes)} of requests that the server may hold."
+            f"Memory is {_HEADROOM:g} times the {format_bytes(peak)} that were resident at most during {len(measured)} starts and warm-ups "
+            f"here, and {format_bytes(held_bytes)} of requests that the server may hold."
         )
     threads = manifest.target.threads
     reasons["threads"] = f"The program was certified with {threads} thread{'s' if threads > 1 else ''}."
