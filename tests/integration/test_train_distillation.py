@@ -16,6 +16,7 @@ from hasten.core.seams import Context, Technique, Training
 from hasten.testing._models import ReferenceModel, reference_model
 from hasten.train import features, nets
 from hasten.train.answers import Teacher
+from hasten.train.importance import scales
 from hasten.train.lift import read_module
 from hasten.train.loop import Plan
 from hasten.train.student import Student
@@ -137,3 +138,40 @@ def test_every_kind_of_student_learns(kind: str, model: ReferenceModel, tmp_path
     answers = read_module(after.path)(x)
     assert answers.shape == (len(x), 10)
     assert torch.isfinite(answers).all()
+
+
+def test_pushed_scales_are_the_penalty_and_end_smaller(model: ReferenceModel, tmp_path: Path) -> None:
+    sizes = []
+    for sparsity in (0.0, 0.1):
+        student = Student.of(training(model, tmp_path), model.module, seed=0)
+        batch = next(student.batches.epoch(0))
+        plain = student.loss(student.module, batch).item()
+        student.sparsity = sparsity
+        size = sum(float(scale.abs().sum()) for scale in scales(student.module))
+        assert student.loss(student.module, batch).item() == pytest.approx(plain + sparsity * size, rel=1e-5)
+        student.learn(Plan(epochs=3, learning_rate=1e-2))
+        sizes.append(sum(float(scale.abs().sum()) for scale in scales(student.module)))
+    assert sizes[1] < 0.9 * sizes[0]
+
+
+def test_what_training_did_is_told_with_the_model(model: ReferenceModel, tmp_path: Path) -> None:
+    pytest.importorskip("torch_pruning")
+    context = Context(folder=tmp_path / "out", calibration=model.calibration, training=training(model, tmp_path))
+    context.folder.mkdir()
+    pruned = get(Technique, "structured-pruning")(share=0.3, epochs=4, sparsify=1e-3).apply(model.module, context)
+    pushed, cut, *whole, taught = pruned.notes
+    assert pushed.startswith("trained for 1 epochs")
+    assert cut.startswith("cut ")
+    assert any("outputs or reshapes count on it" in line for line in whole)  # the last layer
+    assert taught.startswith("trained for 3 epochs")
+    again = Candidate.from_json(pruned.to_json(), pruned.path)
+    assert again == pruned
+    assert again.id == dataclasses.replace(pruned, notes=()).id
+
+
+def test_without_scales_there_is_nothing_to_push(tmp_path: Path) -> None:
+    pytest.importorskip("torch_pruning")
+    other = reference_model("attention")
+    context = Context(folder=tmp_path, calibration=other.calibration, training=training(other, tmp_path))
+    with pytest.raises(NotPossibleHere, match="option sparsify: must have scales to push"):
+        get(Technique, "structured-pruning")(share=0.3, epochs=4, sparsify=1e-3).apply(other.module, context)

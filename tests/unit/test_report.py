@@ -35,6 +35,19 @@ def test_all_sections_stand_in_their_order(page: str) -> None:
     assert re.findall(r'<(?:section|header) id="(\w+)"', page) == SECTIONS
 
 
+def test_what_training_told_is_shown_once_by_the_shortest_recipe() -> None:
+    evidence, notes = fixture.evidence(), ["cut 50% of the parameters", "as wide as before: <head>"]
+    trials = [r for r in evidence if r["kind"] == "trial"]
+    for trial in (trials[1], trials[5]):
+        trial["notes"] = notes
+    shown = render(fixture.manifest(), evidence)
+    section = shown[shown.index('<section id="trainings">') : shown.index('<section id="forecasts">')]
+    assert section.count("<li>") == 1
+    assert "as wide as before: &lt;head&gt;" in section
+    assert "static-int8" not in section
+    assert "simplify" in section
+
+
 def test_a_typical_report_is_small_and_asks_the_network_for_nothing(page: str) -> None:
     assert len(page.encode()) < 500_000
     assert "://" not in page

@@ -73,7 +73,8 @@ def _takes(manifest: Manifest) -> str:
 
 
 def _made(manifest: Manifest, answer: Mapping[str, Any]) -> str:
-    recipe = (answer.get("answer") or {}).get("recipe") or []
+    chosen = answer.get("answer") or {}
+    recipe, notes = chosen.get("recipe") or [], chosen.get("notes") or []
     knobs = ", ".join(f"{k}={v}" for k, v in manifest.runtime.knobs.items())
     used = ", ".join(f"{k} {v}" for k, v in {**manifest.versions, **manifest.runtime.versions}.items())
     return "\n".join([
@@ -81,6 +82,7 @@ def _made(manifest: Manifest, answer: Mapping[str, Any]) -> str:
         "",
         f"- steps: {' > '.join(map(str, recipe)) or 'none: the model as it came'}",
         f"- runs on: {manifest.runtime.name} ({knobs}), {manifest.target.threads} threads at most, batch {manifest.target.batch_size}",
+        *(f"- {note}" for note in notes),
         f"- versions: {used}",
     ])  # fmt: skip
 

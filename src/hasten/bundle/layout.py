@@ -19,8 +19,8 @@ EVIDENCE: each line has `kind`:
                    labelled: bool, objective, limits{...}, threads, batch_size, num_samples{calibrate, select, certify},
                    noise_floor{value, low, high}, model_name, flops, parameters,
                    energy{label: measured|estimated|unknown, how (one sentence)}, finished: bool (false: the search had not ended)}
-    trial         {id, text, recipe[...], runtime, knobs{...}, facts[...], lossless, fate (start|reference|answer|passed|
-                   promising|lost|failed), reason, on_front: bool, size_bytes, peak_memory_bytes|null,
+    trial         {id, text, recipe[...], runtime, knobs{...}, facts[...], notes[...] (what training told), lossless,
+                   fate (start|reference|answer|passed|promising|lost|failed), reason, on_front: bool, size_bytes, peak_memory_bytes|null,
                    latency{value,low,high}|null (seconds), throughput{value,low,high}|null (samples/s, at batch), best_batch|null,
                    energy{value,low,high,label: measured|estimated}|null (joules of a call),
                    speedup{value,low,high}|null (over the reference, same run), drop{value,low,high,n}|null (points, select split),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -49,7 +49,7 @@ class Candidate:
 
     path: the file or folder that holds it (not part of its identity); facts: what is true of it, such as
     `int8-weights`; lossless: nothing in its past changes outputs beyond rounding; lineage[0] names the original
-    by its content.
+    by its content; notes: what its making told, for people (not part of its identity).
     """
 
     floor: Floor
@@ -58,6 +58,7 @@ class Candidate:
     lineage: tuple[Step, ...]
     facts: frozenset[str] = frozenset()
     lossless: bool = True
+    notes: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -78,6 +79,7 @@ class Candidate:
         adds: frozenset[str] = frozenset(),
         lossless: bool = True,
         signature: Signature | None = None,
+        notes: Sequence[str] = (),
     ) -> Candidate:
         """This candidate after one more step."""
         return replace(
@@ -88,6 +90,7 @@ class Candidate:
             facts=self.facts | adds,
             lossless=self.lossless and lossless,
             signature=signature or self.signature,
+            notes=(*self.notes, *notes),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -97,6 +100,7 @@ class Candidate:
             "lineage": [step.to_json() for step in self.lineage],
             "facts": sorted(self.facts),
             "lossless": self.lossless,
+            "notes": list(self.notes),
         }
 
     @classmethod
@@ -108,4 +112,5 @@ class Candidate:
             lineage=tuple(Step(**step) for step in value["lineage"]),
             facts=frozenset(value["facts"]),
             lossless=value["lossless"],
+            notes=tuple(value.get("notes", ())),
         )

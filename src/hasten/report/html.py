@@ -49,6 +49,14 @@ class Lesson:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Training:
+    """What the making of a trained model told."""
+
+    recipe: list[str]
+    notes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Change:
     """A sample on which start and answer disagree. turn: better, worse, or neither; picture: a data URI or empty."""
 
@@ -110,6 +118,7 @@ def _view(story: Story) -> dict[str, Any]:
         "figures": stories.figures(story),
         "rows": [_row(story, t) for t in story.trials],
         "lessons": _lessons(story),
+        "trainings": _trainings(story),
         "pareto_summary": _pareto_summary(story),
         "best_throughput": _best_throughput(story),
         "changes": _changes(story),
@@ -162,6 +171,16 @@ def _lessons(story: Story) -> list[Lesson]:
             )
         )
     return lessons
+
+
+def _trainings(story: Story) -> list[Training]:
+    """Each trained model once, with the shortest of the recipes that go through it."""
+    shortest: dict[tuple[str, ...], list[str]] = {}
+    for trial in story.trials:
+        notes, steps = tuple(map(str, trial.get("notes") or ())), stories.recipe(trial)
+        if notes and len(steps) < len(shortest.get(notes, [*steps, ""])):
+            shortest[notes] = steps
+    return [Training(recipe=recipe, notes=list(notes)) for notes, recipe in shortest.items()]
 
 
 def _forecasts(story: Story) -> tuple[list[Forecast], str]:

@@ -31,6 +31,7 @@ def document(finish: Finish, *, bundle: str | None, account: Mapping[str, float]
         answer = {
             "id": trial.id,
             "recipe": trial.candidate.recipe,
+            "notes": list(trial.candidate.notes),
             "runtime": trial.runtime.step().text,
             "size_bytes": int(size.samples[0]) if size else None,
             "peak_memory_bytes": int(memory.samples[0]) if memory else None,
@@ -99,7 +100,8 @@ def trial_line(trial: Trial, *, on_front: bool) -> dict[str, Any]:
     options = trial.runtime.options()
     return {
         "kind": "trial", "id": trial.id, "text": trial.text, "recipe": trial.candidate.recipe, "runtime": trial.runtime.name,
-        "knobs": options, "facts": sorted(trial.candidate.facts), "lossless": trial.candidate.lossless, "fate": str(trial.fate),
+        "knobs": options, "facts": sorted(trial.candidate.facts), "notes": list(trial.candidate.notes),
+        "lossless": trial.candidate.lossless, "fate": str(trial.fate),
         "reason": trial.reason, "on_front": on_front, "size_bytes": int(size.samples[0]) if size else None,
         "peak_memory_bytes": int(memory.samples[0]) if memory else None,
         "latency": three(latency.interval()) if latency else None,

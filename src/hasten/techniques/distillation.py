@@ -69,7 +69,7 @@ class Distillation(Technique):
         if self.student != "same":
             student.module = self._built(student, candidate, context.seed)
         student.learn(Plan(epochs=self.epochs, learning_rate=self.learning_rate, seed=context.seed))
-        return candidate.then(self.step(), student.export(context.folder), adds=self.adds, lossless=False)
+        return candidate.then(self.step(), student.export(context.folder), adds=self.adds, lossless=False, notes=student.notes)
 
     def _built(self, student: Student, candidate: Candidate, seed: int) -> fx.GraphModule:
         example = student.example()

@@ -67,8 +67,9 @@ class LowRank(Technique):
             raise NotPossibleHere(
                 f"technique {self.name}", f"found no layer that {self.energy:.0%} of the variance makes cheaper", hint=hint
             )
+        student.notes.append(f"parted {parted} layers in two")
         student.learn(Plan(epochs=self.epochs, learning_rate=self.learning_rate, seed=context.seed))
-        return candidate.then(self.step(), student.export(context.folder), adds=self.adds, lossless=False)
+        return candidate.then(self.step(), student.export(context.folder), adds=self.adds, lossless=False, notes=student.notes)
 
     def _thin(self, layer: nn.Module, mean: Tensor, covariance: Tensor) -> nn.Module | None:
         """Two layers for one, or None where they would not be cheaper. mean, covariance: of its outputs, [O] and [O, O]."""

@@ -63,7 +63,7 @@ class MagnitudeSparsity(Technique):
 
         fit(student.module, student.batches, student.loss, plan, checkpoint=student.training.checkpoint, tell=after_step)
         make_sparse(student.module, self.share, self.pattern)
-        return candidate.then(self.step(), student.export(context.folder), adds=self.adds, lossless=False)
+        return candidate.then(self.step(), student.export(context.folder), adds=self.adds, lossless=False, notes=student.notes)
 
 
 def rising(done: float, share: float) -> float:

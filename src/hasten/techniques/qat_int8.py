@@ -55,4 +55,4 @@ class QatInt8(Technique):
         fake.start(student.module)
         student.learn(Plan(epochs=self.epochs, learning_rate=self.learning_rate, weight_decay=0.0, seed=context.seed))
         fake.remove(student.module)
-        return candidate.then(self.step(), student.export(context.folder), adds=self.adds, lossless=False)
+        return candidate.then(self.step(), student.export(context.folder), adds=self.adds, lossless=False, notes=student.notes)

@@ -103,13 +103,36 @@ class Cut:
             if group.gone:
                 group.remove(group.scores.argsort(stable=True)[: group.gone].sort().values.tolist())
 
+    def told(self, goal: Goal, full: Price) -> list[str]:
+        """What is planned, for people: what goes, and what stays as wide as it is and why."""
+        gone, unit = self.price().gone(full), "time, as measured by width" if self.table else "operations"
+        cut = sum(group.gone > 0 for group in self.groups)
+        lines = [f"cut {gone.parameters:.0%} of the parameters and {gone.seconds:.0%} of the {unit}: "
+                 f"{cut} of {len(self.groups)} groups of channels are narrower"]  # fmt: skip
+        stays: dict[str, list[str]] = {}
+        for group in self.groups:
+            if not group.gone:
+                stays.setdefault(self._why_whole(group, goal), []).extend(group.outputs)
+        free = {name for group in self.groups for name in group.outputs}
+        if counted_on := [name for name in self.sites if name not in free]:
+            stays["outputs or reshapes count on it"] = counted_on
+        return [*lines, *(f"as wide as before: {_some(names)} ({why})" for why, names in stays.items())]
+
+    def _why_whole(self, group: Group, goal: Goal) -> str:
+        narrower = _narrower(group, goal)
+        if not narrower:
+            return f"no multiple of {goal.round_to} is less"
+        before = self._price(self._touched(group)).seconds
+        if min(self._price(self._resized(group, width)).seconds for width in narrower) >= before:
+            return "no narrower width is faster"
+        return "other layers lose less for what they save"
+
     def _moves(self, goal: Goal, full: Price, missing: Price) -> Iterator[tuple[float, Group, int]]:
         """Every lesser width of every group, with what it gains for what it loses. What is missing of either goal is gained, and no more,
         so that the last cut is a small one."""
         for group in self.groups:
-            least = max(goal.round_to, math.ceil(_KEPT * len(group.scores)))
             before = self._price(self._touched(group))
-            for width in range((group.width - 1) // goal.round_to * goal.round_to, least - 1, -goal.round_to):
+            for width in _narrower(group, goal):
                 after = self._price(self._resized(group, width))
                 fewer = (before.parameters - after.parameters + group.vectors * (group.width - width)) / full.parameters
                 faster = (before.seconds - after.seconds) / full.seconds
@@ -131,6 +154,16 @@ class Cut:
     def _touched(self, group: Group) -> dict[str, Site]:
         """The sites whose widths are the group's. Layers of other kinds are cut too, but have no price."""
         return {name: self.sites[name] for name in {**group.inputs, **group.outputs} if name in self.sites}
+
+
+def _narrower(group: Group, goal: Goal) -> range:
+    """The widths that a group may still be given, the widest first."""
+    least = max(goal.round_to, math.ceil(_KEPT * len(group.scores)))
+    return range((group.width - 1) // goal.round_to * goal.round_to, least - 1, -goal.round_to)
+
+
+def _some(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def find_sites(module: fx.GraphModule, example: Sequence[torch.Tensor]) -> dict[str, Site]:

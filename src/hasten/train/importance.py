@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ..core.need import need
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from .student import Student
 
 KINDS = ("taylor", "fisher", "magnitude", "magnitude-l1", "bn-scale", "activation")
@@ -29,6 +31,14 @@ def importance(kind: str, student: Student) -> Any:
     if kind == "activation":
         return _activation(student, found.ActivationImportance(p=1))
     return found.GroupMagnitudeImportance(p=1 if kind == "magnitude-l1" else 2)
+
+
+def scales(module: nn.Module) -> list[nn.Parameter]:
+    """What batch normalisations multiply their channels by, [channels] each: near zero where a channel is not needed."""
+    from torch import nn
+
+    norms = (layer for layer in module.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and layer.affine)
+    return [layer.weight for layer in norms]
 
 
 def _gradients(student: Student, *, squared: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,6 +14,7 @@ from ..core.widths import WidthTable
 from . import features
 from .answers import Teacher
 from .batches import Batch, Batches
+from .importance import scales
 from .lift import flat_outputs, lower, read_module
 from .loop import Plan, fit, save
 from .loss import Distillation, distance
@@ -32,7 +33,8 @@ def cannot_train(profile: Profile, *packages: str) -> str | None:
 class Student:
     """module: what is trained, changed in place; teacher: the original; batches: the train split; distillation: how they are compared.
 
-    candidate: what `module` was before; training: as the technique got it; features: how much the distance of features counts.
+    candidate: what `module` was before; training: as the technique got it; features: how much the distance of features counts;
+    sparsity: the penalty on the scales of normalisations, each; notes: what became of it, for people.
     """
 
     module: fx.GraphModule
@@ -42,6 +44,8 @@ class Student:
     candidate: Candidate
     training: Training
     features: float = 0.0
+    sparsity: float = 0.0
+    notes: list[str] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -81,6 +85,8 @@ class Student:
             elif answer.is_floating_point():
                 share = self.features if self.features and place == len(ours) - 1 else 1.0
                 total = total + share * distance(answer.float(), wanted)
+        if self.sparsity:
+            total = total + self.sparsity * torch.stack([scale.abs().sum() for scale in scales(module)]).sum()
         return total
 
     def learn(self, plan: Plan) -> list[float]:
@@ -106,6 +112,8 @@ class Student:
             learner = features.tapped(self.module, width=asked.width, seed=plan.seed)
         plan = replace(plan, bfloat16=plan.bfloat16 or self.training.bfloat16)
         losses = fit(learner, self.batches, self.loss, plan, checkpoint=checkpoint)
+        if losses:
+            self.notes.append(f"trained for {len(losses)} epochs, loss {losses[0]:.3g} in the first and {losses[-1]:.3g} in the last")
         if learner is not self.module:
             learner.tap.remove()
         return losses
