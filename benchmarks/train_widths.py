@@ -27,9 +27,9 @@ from hasten.core.widths import Site, WidthTable
 from hasten.measure.latency import Plan
 from hasten.search.judge import Judge
 from hasten.search.workshop import Workshop
-from hasten.techniques.structured_pruning import fixed
 from hasten.train.cut import Cut, find_groups, find_sites
 from hasten.train.lift import read_module
+from hasten.train.shapes import fixed, heads
 
 TRIED, FITTED = 20, 4
 LEAST, MULTIPLE = 0.25, 4
@@ -79,7 +79,7 @@ def pruned(shop: Workshop, number: int, folder: Path) -> tuple[Candidate, list[S
     original = shop.workload.original
     example = [torch.from_numpy(np.array(np.load(path, mmap_mode="r")[:2])) for path in shop.tensors("calibrate").values()]
     module = copy.deepcopy(read_module(original.path))
-    groups = find_groups(module, example, torch_pruning.importance.GroupMagnitudeImportance(), fixed(module))
+    groups = find_groups(module, example, torch_pruning.importance.GroupMagnitudeImportance(), fixed(module), heads(module))
     rng = np.random.default_rng(number)
     for group in groups if number else ():
         kept = rng.uniform(LEAST, 1.0) * len(group.scores)

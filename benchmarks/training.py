@@ -26,9 +26,12 @@ MODELS: Mapping[str, Case] = {
     "wide-resnet20": Case("examples/fashion_mnist/resnet20.toml", "", brings="fashion_mnist"),
     "resnet20": CASES["resnet20"],
 }
-"""Name -> a job that has a train split."""
-PRICED_ON = "onnxruntime"
-"""Whose times decide what is cut: the fastest lossless runtime for both networks on the machines of docs/log.md."""
+"""Name -> a job that has a train split, of pictures."""
+TEXT: Mapping[str, Case] = {"minilm-probe": CASES["minilm-probe"]}
+"""Likewise, of texts."""
+PRICED_ON, TEXT_PRICED_ON = "onnxruntime", "openvino"
+"""Whose times decide what is cut: the fastest lossless runtime for those networks on the machines of docs/log.md."""
+QUANTISERS = (get(Technique, "static-int8")(), get(Technique, "static-int8-nncf")())
 FINAL = Plan(blocks=5, rounds=12, block_seconds=12.0, warm_up_seconds=1.0, seed=1)
 Goals = tuple[float | None, float | None, float | None]
 """Size over the original's, speed over the fastest lossless program, points lost; None for no goal."""
@@ -38,10 +41,11 @@ PATIENCE_SECONDS = 24 * 3600.0
 @contextmanager
 def opened(name: str) -> Iterator[tuple[Workshop, Judge]]:
     """The workshop of a model; its store outlives the benchmark, so that a stopped one goes on."""
-    prepare(MODELS[name].source)
+    source = {**MODELS, **TEXT}[name].source
+    prepare(source)
     store = BUNDLES / "stores" / f"train-{name}"
-    with workshop(MODELS[name].source, store=store, seconds=PATIENCE_SECONDS, settings={"train.budget": "10h"}) as (shop, judge):
-        shop.priced_on = get(Runtime, PRICED_ON)()
+    with workshop(source, store=store, seconds=PATIENCE_SECONDS, settings={"train.budget": "10h"}) as (shop, judge):
+        shop.priced_on = get(Runtime, TEXT_PRICED_ON if name in TEXT else PRICED_ON)()
         yield shop, judge
 
 
@@ -58,14 +62,14 @@ def programs(shop: Workshop, graph: Candidate) -> list[Trial]:
     return [Trial(candidate=graph, runtime=r) for r in kinds if r.fits(graph, shop.target) is None]
 
 
-def eight_bits(shop: Workshop, candidate: Candidate) -> list[Trial]:
+def eight_bits(shop: Workshop, candidate: Candidate, quantisers: Sequence[Technique] = QUANTISERS) -> list[Trial]:
     """The module in int8 by every quantiser, on every runtime that takes it."""
     found = []
-    for name in ("static-int8", "static-int8-nncf"):
+    for quantiser in quantisers:
         try:
-            found += programs(shop, lowered(shop, candidate, get(Technique, name)()))
+            found += programs(shop, lowered(shop, candidate, quantiser))
         except HastenError as error:
-            print(f"  {name}: {error}")
+            print(f"  {quantiser.name}: {error}")
     return found
 
 
@@ -111,16 +115,16 @@ def outcome(shop: Workshop, reference: Trial, answer: Trial, speed: Interval, dr
     }
 
 
-def run(name: str, description: str, measure: Any, train: Any) -> None:
+def run(name: str, description: str, measure: Any, train: Any, models: Mapping[str, Case] = MODELS) -> None:
     """The command line of a benchmark. measure: (shop, judge, model) -> Figures; train: (shop, model), only builds what is trained."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--only", nargs="+", choices=list(MODELS), metavar="NAME", help=", ".join(MODELS))
+    parser.add_argument("--only", nargs="+", choices=list(models), metavar="NAME", help=", ".join(models))
     parser.add_argument("--train", action="store_true", help="train and stop: what is timed later finds its students in the store")
     arguments = parser.parse_args()
     figures = known_figures(name)
-    for model in arguments.only or MODELS:
+    for model in arguments.only or models:
         print(f"== {model}", flush=True)
-        if sentence := why_skipped(MODELS[model]):
+        if sentence := why_skipped(models[model]):
             print(f"  skipped: {sentence}")
             continue
         with opened(model) as (shop, judge):

@@ -26,7 +26,7 @@ from transformers import BertConfig, BertModel
 
 CACHE = Path(os.environ.get("HASTEN_EXAMPLES_CACHE", "~/.cache/hasten-examples")).expanduser()
 NUM_TOKENS = 64  # holds 99.9 % of the snippets whole; 48 would hold 96 %
-NUM_TRAIN = 4000  # snippets that the probe is fitted on; hasten never sees these
+NUM_TRAIN = 4000  # snippets that the probe is fitted on, and that hasten may train on; nothing is judged by them
 
 
 class Reading(NamedTuple):
@@ -75,6 +75,12 @@ def data() -> tuple[dict[str, np.ndarray], np.ndarray]:
     return tokenize(texts[NUM_TRAIN:]), labels[NUM_TRAIN:]
 
 
+def train() -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The snippets that the probe was fitted on, in the same form: what may be trained on."""
+    texts, labels = snippets()
+    return tokenize(texts[:NUM_TRAIN]), labels[:NUM_TRAIN]
+
+
 def unlabelled() -> dict[str, np.ndarray]:
     """The same without labels."""
     return data()[0]
@@ -107,12 +113,12 @@ def tokenize(texts: list[str]) -> dict[str, np.ndarray]:
 @torch.inference_mode()
 def fit_probe(network: ReviewReader, batch_size: int = 100) -> dict[str, Tensor]:
     """The probe's weights: logistic regression on the embeddings of the first 4,000 snippets."""
-    texts, labels = snippets()
+    arrays, labels = train()
     embeddings = []
     for start in range(0, NUM_TRAIN, batch_size):
-        inputs = {name: torch.from_numpy(array) for name, array in tokenize(texts[start : start + batch_size]).items()}
+        inputs = {name: torch.from_numpy(array[start : start + batch_size]) for name, array in arrays.items()}
         embeddings.append(network(**inputs).embedding.numpy())
-    fitted = LogisticRegression(C=10.0, max_iter=1000).fit(np.concatenate(embeddings), labels[:NUM_TRAIN])
+    fitted = LogisticRegression(C=10.0, max_iter=1000).fit(np.concatenate(embeddings), labels)
     half = torch.from_numpy(np.concatenate([fitted.coef_[0], fitted.intercept_]) / 2).float()
     both = torch.stack([-half, half])  # softmax of these two logits is the regression's probability
     return {"weight": both[:, :-1].contiguous(), "bias": both[:, -1].contiguous()}

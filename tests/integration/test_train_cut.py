@@ -49,7 +49,7 @@ def lifted() -> Any:
 
 
 def groups_of(module: Any) -> Any:
-    return find_groups(module, (X,), pruning.importance.GroupMagnitudeImportance(p=2), [module.head])
+    return find_groups(module, (X,), pruning.importance.GroupMagnitudeImportance(p=2), [module.head], {})
 
 
 @pytest.mark.parametrize(("parameters", "seconds"), [(0.3, 0.0), (0.7, 0.0), (0.0, 0.3), (0.3, 0.6)])

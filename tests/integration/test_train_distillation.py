@@ -19,6 +19,7 @@ from hasten.train.answers import Teacher
 from hasten.train.importance import scales
 from hasten.train.lift import read_module
 from hasten.train.loop import Plan
+from hasten.train.loss import relations
 from hasten.train.student import Student
 
 torch = pytest.importorskip("torch")
@@ -48,8 +49,9 @@ class Asked(torch.nn.Module):  # type: ignore[misc,name-defined]
         return self.module(*inputs)
 
 
-def test_kept_answers_are_the_answers_and_are_asked_for_once(model: ReferenceModel, tmp_path: Path) -> None:
-    student = Student.of(training(model, tmp_path), model.module, seed=0)
+@pytest.mark.parametrize("augment", ["none", "flip"])
+def test_kept_answers_are_the_answers_and_are_asked_for_once(augment: Any, model: ReferenceModel, tmp_path: Path) -> None:
+    student = Student.of(training(model, tmp_path, augment=augment), model.module, seed=0)
     asked = Asked(student.teacher.module)
     plain = Teacher(module=asked, batches=student.batches)
     keeping = Teacher(module=asked, batches=student.batches, folder=tmp_path / "answers" / "0")
@@ -57,16 +59,29 @@ def test_kept_answers_are_the_answers_and_are_asked_for_once(model: ReferenceMod
     for _ in range(3):
         kept = [keeping(batch)[0] for batch in student.batches.epoch(1)]
         for a, b in zip(fresh, kept, strict=True):
-            assert torch.equal(a, b)
-    assert asked.times == 2 * len(student.batches)
+            torch.testing.assert_close(a, b)
+    all_samples = -(-len(student.batches.inputs[0]) // student.batches.size)
+    assert asked.times == len(student.batches) + (all_samples if augment == "none" else len(student.batches))
 
 
-def test_an_answer_that_was_torn_is_asked_for_again(model: ReferenceModel, tmp_path: Path) -> None:
-    student = Student.of(training(model, tmp_path), model.module, seed=0)
+def test_samples_as_they_are_are_asked_about_once_for_all_epochs_and_seeds(model: ReferenceModel, tmp_path: Path) -> None:
+    students = [Student.of(training(model, tmp_path), model.module, seed=seed) for seed in (0, 1)]
+    right = students[0].teacher.module
+    asked = Asked(right)
+    for student in students:
+        student.teacher.module = asked
+        for batch in (*student.batches.epoch(0), *student.batches.epoch(1)):
+            torch.testing.assert_close(student.teacher(batch)[0], right(*batch.inputs))
+    assert asked.times == -(-len(students[0].batches.inputs[0]) // students[0].batches.size)
+
+
+@pytest.mark.parametrize(("augment", "file"), [("none", "plain/plain.npy"), ("flip", "0/0.npy")])
+def test_an_answer_that_was_torn_is_asked_for_again(augment: Any, file: str, model: ReferenceModel, tmp_path: Path) -> None:
+    student = Student.of(training(model, tmp_path, augment=augment), model.module, seed=0)
     first = next(student.batches.epoch(0))
     whole = student.teacher(first)[0]
-    kept = np.load(tmp_path / "answers" / "0" / "0.npy", mmap_mode="r+")
-    kept[0, 3:] = np.nan
+    kept = np.load(tmp_path / "answers" / file, mmap_mode="r+")
+    kept[:, 3:] = np.nan
     assert torch.equal(student.teacher(first)[0], whole)
     assert not np.isnan(kept[0]).any()
 
@@ -104,6 +119,27 @@ def test_features_are_what_enters_the_last_layer_and_leave_no_trace(model: Refer
     torch.testing.assert_close(last(seen), outputs)
     tapped.tap.remove()
     torch.testing.assert_close(module(torch.from_numpy(x)), before)
+
+
+def test_relations_do_not_change_by_turning_moving_or_scaling_and_do_by_anything_else() -> None:
+    x = torch.randn(8, 5, requires_grad=True)
+    turn = torch.linalg.qr(torch.randn(7, 7)).Q[:5]  # into more dimensions than there are
+    assert relations(x, 3.0 * (x.detach() @ turn) + 2.0) < 1e-9
+    other = relations(x, torch.randn(8, 5))
+    assert other > 0.01
+    torch.autograd.backward(other)
+    assert x.grad is not None
+    assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("share", [{"relations_share": 1.0}, {"relations_share": 1.0, "features_share": 1.0}])
+def test_a_student_learns_how_samples_lie_to_one_another(share: dict[str, float], model: ReferenceModel, tmp_path: Path) -> None:
+    student = Student.of(training(model, tmp_path), model.module, seed=0, **share)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for p in student.module.parameters():
+            p.add_(0.2 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
+    losses = student.learn(Plan(epochs=6, learning_rate=1e-2))
+    assert losses[-1] < 0.7 * losses[0]
 
 
 @pytest.mark.parametrize("kind", nets.KINDS)

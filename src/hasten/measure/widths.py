@@ -1,7 +1,7 @@
 """Times layers of every width in one runtime: small graphs, each the same layer twice and eight times, side by side.
 
-What eight take more than two, by six, is one layer: calls, entering, leaving and reordering cancel. The layers' outputs are added up, as
-in residual networks, so that none can be left out.
+What eight take more than two, by six (for large layers: three more than one, by two), is one layer: calls, entering, leaving and
+reordering cancel. The layers' outputs are added up, as in residual networks, so that none can be left out.
 """
 
 from __future__ import annotations
@@ -23,10 +23,14 @@ from ..core.widths import Curves, Site, WidthTable
 from .worker import State, Worker
 
 _FEW, _MANY = 2, 8
+_LARGE = (
+    1 << 20
+)  # weights of a layer from which on one and three of it do: it takes far longer than a call, and hundreds are held in memory
 _ROUNDS = 12
 _PLACE_SECONDS = 3.0  # no new round after it
 _SLICE_SECONDS = 0.0015
-_STEP = 8  # between the widths that are measured; narrower than 32 half of it
+_STEP = 8  # between the widths that are measured, at least; narrower than 32 half of it
+_WIDTHS = 24  # that are measured beyond 32, about
 
 
 def measure_widths(runtime: Runtime, target: Target, sites: Sequence[Site], *, where: Mapping[str, Any]) -> WidthTable:
@@ -48,15 +52,17 @@ def widest(sites: Iterable[Site]) -> list[Site]:
 def widths_to(most: int) -> list[int]:
     """The widths that are measured up to `most`."""
     fine = range(_STEP // 2, min(most, 4 * _STEP), _STEP // 2)
-    return [*fine, *range(4 * _STEP, most, _STEP), most]
+    step = _STEP * max(1, round(most / (_STEP * _WIDTHS)))
+    return [*fine, *range(4 * _STEP, most, step), most]
 
 
 @dataclass(kw_only=True)
 class _Pair:
-    """The same layer, few and many, ready to be called."""
+    """The same layer, few and many, ready to be called. more: how many more the many are."""
 
     few: Callable[[], object]
     many: Callable[[], object]
+    more: int
     seconds: list[float]
 
 
@@ -77,7 +83,7 @@ def _curve(runtime: Runtime, target: Target, site: Site) -> Curves:
             if number >= 3 and time.perf_counter() - began > _PLACE_SECONDS:
                 break
             for pair in pairs:
-                pair.seconds.append((_best(pair.many) - _best(pair.few)) / (_MANY - _FEW))
+                pair.seconds.append((_best(pair.many) - _best(pair.few)) / pair.more)
     seconds = [max(1e-8, float(np.median(pair.seconds))) for pair in pairs]
     out_line = tuple(seconds[: len(outs)])
     in_line = tuple(seconds[len(outs) :]) or out_line
@@ -96,8 +102,9 @@ def _best(call: Callable[[], object]) -> float:
 
 
 def _pair(runtime: Runtime, target: Target, site: Site, folder: Path) -> _Pair:
-    few, many = (_load(runtime, target, site, count, folder / str(count)) for count in (_FEW, _MANY))
-    return _Pair(few=few, many=many, seconds=[])
+    counts = (1, 3) if site.parameters > _LARGE else (_FEW, _MANY)
+    few, many = (_load(runtime, target, site, count, folder / str(count)) for count in counts)
+    return _Pair(few=few, many=many, more=counts[1] - counts[0], seconds=[])
 
 
 def _load(runtime: Runtime, target: Target, site: Site, count: int, folder: Path) -> Callable[[], object]:

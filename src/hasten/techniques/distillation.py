@@ -44,6 +44,9 @@ class Distillation(Technique):
     temperature: float = option(3.0, "Softens both distributions.", low=1.0)
     alpha: float = option(0.7, "The teacher's share of the loss; the labels have the rest.", low=0.0, high=1.0)
     features: float = option(0.0, "How much the distance of features counts beside the loss of the scores.", low=0.0)
+    relations: float = option(
+        0.0, "How much it counts how samples lie to one another by their features (Park et al. 2019, arXiv:1904.05068).", low=0.0
+    )  # fmt: skip
 
     def fits(self, candidate: Candidate | None, profile: Profile) -> str | None:
         if (self.student == "own") != (len(self.source) == 1):
@@ -64,7 +67,8 @@ class Distillation(Technique):
 
     def apply(self, candidate: Candidate, context: Context) -> Candidate:
         student = Student.taught_in(
-            context, candidate, alpha=self.alpha, temperature=self.temperature, features_share=self.features
+            context, candidate, alpha=self.alpha, temperature=self.temperature, features_share=self.features,
+            relations_share=self.relations,
         )  # fmt: skip
         if self.student != "same":
             student.module = self._built(student, candidate, context.seed)

@@ -20,12 +20,14 @@ _PADDING = 8  # a picture is shifted by at most 1/8 of its side: 4 of 32 pixels,
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """inputs: each [n, ...] in the order of the signature; labels: [n], or None; epoch, place: which of all batches it is, -1 for none."""
+    """inputs: each [n, ...] in the order of the signature; labels: [n], or None; epoch, place: which of all batches it is, -1 for none;
+    rows: which samples they are, [n], None where they were augmented."""
 
     inputs: tuple[torch.Tensor, ...]
     labels: torch.Tensor | None
     epoch: int = -1
     place: int = -1
+    rows: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +60,15 @@ class Batches:
             rows = np.sort(order[place * self.size : (place + 1) * self.size])  # sorted: a memory map is read in one direction
             yield replace(self._batch(rows, np.random.default_rng([self.seed, number, place])), epoch=number, place=place)
 
-    def plain(self, count: int) -> Batch:
-        """The first samples, as they are."""
-        return self._tensors([np.array(values[:count]) for values in self.inputs], slice(0, count))
+    def plain(self, count: int, start: int = 0) -> Batch:
+        """Samples from `start` on, as they are."""
+        return self._tensors([np.array(values[start : start + count]) for values in self.inputs], slice(start, start + count))
 
     def _batch(self, rows: np.ndarray, rng: np.random.Generator) -> Batch:
         values = [np.array(array[rows]) for array in self.inputs]
-        return self._tensors([_augmented(v, self.augment, rng) for v in values] if self.augment != "none" else values, rows)
+        if self.augment == "none":
+            return replace(self._tensors(values, rows), rows=rows)
+        return self._tensors([_augmented(v, self.augment, rng) for v in values], rows)
 
     def _tensors(self, values: Sequence[np.ndarray], rows: Any) -> Batch:
         import torch

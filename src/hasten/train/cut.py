@@ -45,10 +45,11 @@ class Price:
 
 @dataclass(kw_only=True)
 class Group:
-    """Channels that can only go together.
+    """Channels, or heads, that can only go together.
 
     scores: what each is worth, [channels]; remove: cuts those with the given places; inputs, outputs: layer -> how many of its inputs
-    or outputs are one channel; vectors: other parameters of one channel (of normalisations); gone: how many are to go.
+    or outputs are one channel; vectors: other parameters of one channel (of normalisations); unit: numbers side by side that are one of
+    them (the width of a head); gone: how many are to go.
     """
 
     scores: torch.Tensor
@@ -56,6 +57,7 @@ class Group:
     inputs: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, int] = field(default_factory=dict)
     vectors: int = 0
+    unit: int = 1
     gone: int = 0
 
     def __post_init__(self) -> None:
@@ -158,8 +160,9 @@ class Cut:
 
 def _narrower(group: Group, goal: Goal) -> range:
     """The widths that a group may still be given, the widest first."""
-    least = max(goal.round_to, math.ceil(_KEPT * len(group.scores)))
-    return range((group.width - 1) // goal.round_to * goal.round_to, least - 1, -goal.round_to)
+    step = -(-goal.round_to // group.unit)
+    least = max(step, math.ceil(_KEPT * len(group.scores)))
+    return range((group.width - 1) // step * step, least - 1, -step)
 
 
 def _some(names: Sequence[str], most: int = 6) -> str:
@@ -198,8 +201,11 @@ def _site(layer: Any, x: torch.Tensor) -> Site:
     )  # fmt: skip
 
 
-def find_groups(module: fx.GraphModule, example: Sequence[torch.Tensor], importance: Any, fixed: Sequence[nn.Module]) -> list[Group]:
-    """What can be cut. importance: one of Torch-Pruning's; fixed: layers whose outputs must stay."""
+def find_groups(
+    module: fx.GraphModule, example: Sequence[torch.Tensor], importance: Any, fixed: Sequence[nn.Module], heads: Mapping[nn.Module, int]
+) -> list[Group]:
+    """What can be cut. importance: one of Torch-Pruning's; fixed: layers whose outputs must stay; heads: layers whose outputs go by the
+    head only -> the width of a head."""
     from torch import nn
 
     pruning = need("torch_pruning", why="to prune")
@@ -208,17 +214,31 @@ def find_groups(module: fx.GraphModule, example: Sequence[torch.Tensor], importa
     grouped = [m for m in module.modules() if isinstance(m, nn.Conv1d | nn.Conv2d) and 1 < m.groups < m.out_channels]
     groups = []
     for found in graph.get_all_groups(ignored_layers=[*fixed, *grouped], root_module_types=[nn.Conv1d, nn.Conv2d, nn.Linear]):
-        scores = importance(found)
-        if scores is not None and not any(dep.target.module in grouped for dep, _ in found):
-            groups.append(_group(graph, found, scores.detach(), names))
+        scores, unit = importance(found), _unit(graph, found, heads)
+        if scores is not None and unit and not any(dep.target.module in grouped for dep, _ in found):
+            groups.append(_group(graph, found, scores.detach(), unit, names))
     return groups
 
 
-def _group(graph: Any, found: Any, scores: torch.Tensor, names: Mapping[Any, str]) -> Group:
+def _unit(graph: Any, found: Any, heads: Mapping[nn.Module, int]) -> int:
+    """How many channels of a group side by side are one head; 1 where it has no heads, 0 where its layers do not agree."""
+    cut = [(dep.target.module, len(places)) for dep, places in found if graph.is_out_channel_pruning_fn(dep.handler)]
+    layers = [(layer, count) for layer, count in cut if hasattr(layer, "weight")]
+    units = {heads.get(layer, 1) for layer, _ in layers}
+    agree = len(units) == 1 and (units == {1} or len({count for _, count in layers}) == 1)
+    return units.pop() if agree else 0
+
+
+def _group(graph: Any, found: Any, scores: torch.Tensor, unit: int, names: Mapping[Any, str]) -> Group:
     root, handler = found[0].dep.target.module, found[0].dep.handler
-    group = Group(scores=scores, remove=lambda places: graph.get_pruning_group(root, handler, places).prune())
+
+    def remove(gone: list[int]) -> None:
+        places = [place * unit + n for place in gone for n in range(unit)]
+        graph.get_pruning_group(root, handler, places).prune()
+
+    group = Group(scores=scores.reshape(-1, unit).sum(1), remove=remove, unit=unit)
     for dep, places in found:
-        layer, each = dep.target.module, len(places) // len(scores)
+        layer, each = dep.target.module, len(places) // len(group.scores)
         if not (hasattr(layer, "in_channels") or hasattr(layer, "in_features")):
             group.vectors += each * sum(1 for p in getattr(layer, "parameters", list)() if p.ndim == 1)
             continue

@@ -154,7 +154,8 @@ def _attribute(flat: fx.GraphModule, path: Any) -> Any:
 
 
 def _free_width(node: fx.Node) -> None:
-    """A view that joins all axes but the first says so, instead of saying how many numbers there were: that may change."""
+    """A view says what it joins or parts instead of how many numbers there were, for that may change: all axes but the first that become
+    one, a last axis that becomes heads of one width, and heads that become one axis again."""
     import torch
 
     aten = torch.ops.aten
@@ -166,3 +167,16 @@ def _free_width(node: fx.Node) -> None:
     joined = math.prod(size[1:]) if all(isinstance(n, int) for n in size[1:]) else None
     if len(shape) == 2 and len(size) > 2 and shape[1] in (joined, -1):
         node.target, node.args = aten.flatten.using_ints, (source, 1)
+    elif -1 not in shape and (place := _head_axis(list(size), shape)) is not None:
+        node.args = (source, [*shape[:place], -1, *shape[place + 1 :]])
+
+
+def _head_axis(before: list[Any], after: list[Any]) -> int | None:
+    """The axis of `after` that follows from the others where its last two axes come from one (how many heads), or its last from two."""
+    if not all(isinstance(n, int) for n in (*before[-2:], *after[-2:])):
+        return None
+    if len(after) == len(before) + 1 and after[-2] * after[-1] == before[-1]:
+        return len(after) - 2
+    if len(after) == len(before) - 1 and after[-1] == before[-2] * before[-1]:
+        return len(after) - 1
+    return None

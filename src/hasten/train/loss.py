@@ -41,3 +41,30 @@ def distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     from torch.nn import functional
 
     return functional.mse_loss(student, teacher) / teacher.var().clamp_min(1e-12)
+
+
+def relations(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """How differently two sets of features [n, ...] of the same samples lie: a scalar, 0 where one is the other turned, moved or scaled.
+
+    Relational knowledge distillation (Park et al. 2019, arXiv:1904.05068, equations 5 to 9): distances between samples over their mean,
+    and twice (as there) the cosines of the angles that three samples make; Huber's loss. The features need not be as many.
+    """
+    import torch
+    from torch.nn import functional
+
+    ours, theirs = (_relations(features.flatten(1)) for features in (student, teacher))
+    far, wide = (functional.smooth_l1_loss(a, b) for a, b in zip(ours, theirs, strict=True))
+    return torch.add(far, wide, alpha=2)
+
+
+def _relations(x_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distances between samples over their mean, [n, n], and the cosine of the angle at each between each two others, [n, n, n]."""
+    import torch
+    from torch.nn import functional
+
+    apart_NND = x_ND.unsqueeze(0) - x_ND.unsqueeze(1)
+    squares_NN = apart_NND.square().sum(-1)
+    distances_NN = torch.where(squares_NN > 0, squares_NN.clamp_min(1e-12).sqrt(), 0.0)  # a root has no slope at 0
+    mean = distances_NN.sum() / max(1, len(x_ND) * (len(x_ND) - 1))
+    directions_NND = functional.normalize(apart_NND, dim=-1)
+    return distances_NN / mean.clamp_min(1e-12), directions_NND @ directions_NND.mT

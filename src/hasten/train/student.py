@@ -17,7 +17,7 @@ from .batches import Batch, Batches
 from .importance import scales
 from .lift import flat_outputs, lower, read_module
 from .loop import Plan, fit, save
-from .loss import Distillation, distance
+from .loss import Distillation, distance, relations
 
 if TYPE_CHECKING:
     import torch
@@ -33,8 +33,9 @@ def cannot_train(profile: Profile, *packages: str) -> str | None:
 class Student:
     """module: what is trained, changed in place; teacher: the original; batches: the train split; distillation: how they are compared.
 
-    candidate: what `module` was before; training: as the technique got it; features: how much the distance of features counts;
-    sparsity: the penalty on the scales of normalisations, each; notes: what became of it, for people.
+    candidate: what `module` was before; training: as the technique got it; features, relations: how much the distance of features counts,
+    and how much how samples lie to one another by them; sparsity: the penalty on the scales of normalisations, each; notes: what became
+    of it, for people.
     """
 
     module: fx.GraphModule
@@ -44,50 +45,67 @@ class Student:
     candidate: Candidate
     training: Training
     features: float = 0.0
+    relations: float = 0.0
     sparsity: float = 0.0
     notes: list[str] = field(default_factory=list)
 
     @classmethod
     def of(
-        cls, training: Training, candidate: Candidate, *, seed: int, distillation: Distillation | None = None, features_share: float = 0.0
+        cls, training: Training, candidate: Candidate, *, seed: int, distillation: Distillation | None = None, features_share: float = 0.0,
+        relations_share: float = 0.0,
     ) -> Self:  # fmt: skip
-        """A student that starts as `candidate`, on the module floor. features_share: how much the distance of features counts."""
+        """A student that starts as `candidate`, on the module floor. features_share, relations_share: as the fields."""
         names = [spec.name for spec in candidate.signature.inputs]
         batches = Batches.of(training, names, seed)
         original = read_module(training.teacher.path).requires_grad_(False)
-        asked = features.tapped(original) if features_share else original
-        folder = training.answers / f"{seed}{'-features' if features_share else ''}" if training.answers else None
+        asked = features.tapped(original) if features_share or relations_share else original
+        meets = "plain" if training.augment == "none" else str(seed)  # samples as they are, whatever the seed
+        folder = training.answers / f"{meets}{'-features' if asked is not original else ''}" if training.answers else None
         return cls(
             module=read_module(candidate.path), teacher=Teacher(module=asked, batches=batches, folder=folder), batches=batches,
-            candidate=candidate, training=training, features=features_share,
+            candidate=candidate, training=training, features=features_share, relations=relations_share,
             distillation=replace(distillation or Distillation(), classifier=training.classifier),
         )  # fmt: skip
 
     @classmethod
     def taught_in(
-        cls, context: Context, candidate: Candidate, *, alpha: float, temperature: float = 3.0, features_share: float = 0.0
-    ) -> Self:
+        cls, context: Context, candidate: Candidate, *, alpha: float, temperature: float = 3.0, features_share: float = 0.0,
+        relations_share: float = 0.0,
+    ) -> Self:  # fmt: skip
         """The student of a technique that trains."""
         assert context.training is not None, "a technique that trains is given what it trains with"
         loss = Distillation(alpha=alpha, temperature=temperature)
-        return cls.of(context.training, candidate, seed=context.seed, distillation=loss, features_share=features_share)
+        return cls.of(
+            context.training, candidate, seed=context.seed, distillation=loss, features_share=features_share,
+            relations_share=relations_share,
+        )  # fmt: skip
 
-    def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
-        """How far the module's answers are from the teacher's and the labels: a scalar. Outputs that are not judged are taught too;
-        the last one is features where `features` counts them."""
+    def loss(self, module: nn.Module, batch: Batch, theirs: tuple[torch.Tensor, ...] | None = None) -> torch.Tensor:
+        """How far the module's answers are from the teacher's and the labels: a scalar. Outputs that are not judged are taught too; the
+        last one is features where they count. theirs: the teacher's answers, where they are at hand."""
         import torch
 
         total = torch.zeros(())
-        ours, theirs = flat_outputs(module(*batch.inputs)), self.teacher(batch)
+        ours, theirs = flat_outputs(module(*batch.inputs)), self.teacher(batch) if theirs is None else theirs
         for place, (answer, wanted) in enumerate(zip(ours, theirs, strict=True)):
             if place == self.training.output:
                 total = total + self.distillation(answer.float(), wanted, batch.labels)
+            elif self._taps and place == len(ours) - 1:
+                total = total + self._of_features(answer.float(), wanted)
             elif answer.is_floating_point():
-                share = self.features if self.features and place == len(ours) - 1 else 1.0
-                total = total + share * distance(answer.float(), wanted)
+                total = total + distance(answer.float(), wanted)
         if self.sparsity:
             total = total + self.sparsity * torch.stack([scale.abs().sum() for scale in scales(module)]).sum()
         return total
+
+    @property
+    def _taps(self) -> bool:
+        """Whether features are one more output."""
+        return bool(self.features or self.relations)
+
+    def _of_features(self, ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+        parts = [share * loss(ours, theirs) for share, loss in ((self.features, distance), (self.relations, relations)) if share]
+        return parts[0] + sum(parts[1:])
 
     def learn(self, plan: Plan) -> list[float]:
         """Train; a killed training goes on from its checkpoint. Returns the loss by epoch."""
@@ -107,9 +125,9 @@ class Student:
 
     def _learn(self, plan: Plan, checkpoint: Path) -> list[float]:
         learner: Any = self.module
-        if self.features:
+        if self._taps:
             asked: Any = self.teacher.module
-            learner = features.tapped(self.module, width=asked.width, seed=plan.seed)
+            learner = features.tapped(self.module, width=asked.width if self.features else None, seed=plan.seed)
         plan = replace(plan, bfloat16=plan.bfloat16 or self.training.bfloat16)
         losses = fit(learner, self.batches, self.loss, plan, checkpoint=checkpoint)
         if losses:
