@@ -26,7 +26,7 @@ from . import output, shared
 @click.option("--tls-key", metavar="FILE", type=click.Path(), help="The key that goes with it.")
 @click.option("--tls-ca", metavar="FILE", type=click.Path(), help="Callers need a certificate that one of these signed (mutual TLS).")
 @shared.everywhere
-def command(bundle: tuple[str, ...], max_queue: int | None, **options: Any) -> None:
+def command(bundle: tuple[str, ...], **options: Any) -> None:
     """Answer HTTP requests with bundles, until Ctrl-C. Several of one name are its versions 1, 2, ...
 
     \b
@@ -39,6 +39,5 @@ def command(bundle: tuple[str, ...], max_queue: int | None, **options: Any) -> N
     def announce(address: str) -> None:
         output.say(f"{address}  (Ctrl-C stops it)")
 
-    if max_queue is not None:
-        options["max_queue"] = max_queue
-    api.serve_bundle(*bundle, announce=announce, **options)
+    given = {name: value for name, value in options.items() if value is not None}
+    api.serve_bundle(*bundle, options=api.ServeOptions(**given), announce=announce)

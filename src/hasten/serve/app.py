@@ -14,8 +14,9 @@ from ..core.need import has
 from .access import Access, Guard
 from .control import Control
 from .metrics import Metrics
-from .models import MAX_QUEUE, Model, Models
+from .models import Model, Models
 from .oip import Oip
+from .options import MAX_QUEUE
 from .predict import Predict
 from .problems import HANDLERS
 from .reload import Repository

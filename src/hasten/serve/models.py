@@ -18,9 +18,8 @@ from .batcher import Batcher, Outputs
 from .drift import Drift
 from .meter import Meter
 from .metrics import Metrics
+from .options import MAX_QUEUE
 from .schedule import Priority, Schedule
-
-MAX_QUEUE = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
