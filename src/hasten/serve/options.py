@@ -46,6 +46,11 @@ class ServeOptions:
     """The key that goes with it."""
     tls_ca: Path | str | None = None
     """Certificates of those who sign callers' certificates, which they then need."""
+    access_log: Path | str | None = None
+    """Where a line of JSON goes for each request, as hasten.serve.access_log shows it; "-": standard output. None: nowhere."""
+    traces: str | None = None
+    """Where traces go: what takes OTLP over HTTP there, as "http://127.0.0.1:4318". None: to where OTEL_EXPORTER_OTLP_ENDPOINT says, or
+    nowhere."""
 
     @property
     def objective(self) -> float:

@@ -17,8 +17,11 @@ from ..bundle.read import Bundle
 from ..core.errors import JobError, NotPossibleHere
 from ..core.need import require
 from .access import Access
+from .access_log import AccessLog
+from .door import Door
 from .options import ServeOptions
 from .tls import Tls
+from .tracing import Tracing
 from .traffic import read_traffic
 
 if TYPE_CHECKING:
@@ -47,9 +50,9 @@ def serve(*bundles: Path | str, options: ServeOptions = DEFAULTS, announce: Call
         require("grpc", why="by --grpc-port")
     objective, memory_bytes = options.objective, options.memory_bytes
     traffic = read_traffic(split=options.split, canary=options.canary, shadow=options.shadow)
-    access = None if options.api_keys is None else Access.read(options.api_keys)
     tls = Tls.of(options.tls_cert, options.tls_key, options.tls_ca)
     with contextlib.ExitStack() as opened:
+        opened.callback((door := _door(options)).close)
         named = [_open(text, opened) for text in bundles]
         with listen(options.host, options.port) as listening:
             app = create_app(
@@ -60,7 +63,7 @@ def serve(*bundles: Path | str, options: ServeOptions = DEFAULTS, announce: Call
                 allow_reload=options.allow_reload,
                 traffic=traffic,
                 memory_bytes=memory_bytes,
-                access=access,
+                door=door,
             )
             config = uvicorn.Config(
                 app,
@@ -76,6 +79,13 @@ def serve(*bundles: Path | str, options: ServeOptions = DEFAULTS, announce: Call
             server = _server(config)
             with _quiet_stop(server), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
                 runner.run(_run(server, listening, app.state.service, options, announce or (lambda _: None), tls))
+
+
+def _door(options: ServeOptions) -> Door:
+    """Raises JobError, MissingExtra."""
+    access = None if options.api_keys is None else Access.read(options.api_keys)
+    tracing = Tracing.of(options.traces)
+    return Door(access=access, tracing=tracing, log=None if options.access_log is None else AccessLog(options.access_log))
 
 
 async def _run(
