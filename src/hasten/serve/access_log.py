@@ -57,7 +57,7 @@ class AccessLog:
     def put(self, exchange: Exchange, status: int | str, sent: int) -> None:
         """One line, soon. sent: bytes of the answer's body. From any thread."""
         if len(self._lines) >= _MOST_LINES:
-            self._lose(1, "lines come faster than they are taken")
+            self._lose(1, "they come faster than they are taken")
             return
         self._lines.append(line(exchange, status, sent))
         if not self._filled.is_set():

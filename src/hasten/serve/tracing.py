@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ from .exchange import Exchange
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
+    from opentelemetry.sdk.trace.export import SpanExporter
 
 CONTEXT = frozenset({"traceparent", "tracestate"})
 """Headers, and metadata over gRPC, that name the sender's span."""
@@ -33,14 +35,19 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _FAILED = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})  # of gRPC
 _NANO = 1_000_000_000
+_PATIENCE_SECONDS = 2.0  # at the end, for a collector that does not answer
 
 _log = logging.getLogger(__name__)
 
 
 class Tracing:
-    """The spans of one server, given to `processor` as they end. Nothing of it is global."""
+    """The spans of one server, given to `processor` as they end. Nothing of it is global.
 
-    def __init__(self, processor: SpanProcessor) -> None:
+    exporter: what the processor sends them with, so that it can be stopped.
+    """
+
+    def __init__(self, processor: SpanProcessor, exporter: SpanExporter | None = None) -> None:
+        self._exporter = exporter
         sdk = need("opentelemetry.sdk.trace", why="for traces")
         self._provider = sdk.TracerProvider(resource=_resource(), shutdown_on_exit=False)
         self._provider.add_span_processor(processor)
@@ -60,7 +67,7 @@ class Tracing:
             at = urlsplit(url)
             if at.scheme not in ("http", "https") or not at.hostname:
                 raise JobError("--traces", "must be the address of what takes OTLP over HTTP, such as http://127.0.0.1:4318", got=url)
-            return cls(_processor(url if at.path.strip("/") else f"{url.rstrip('/')}/v1/traces"))
+            return cls._sending(url if at.path.strip("/") else f"{url.rstrip('/')}/v1/traces")
         if not any(environment.get(name) for name in _ENDPOINTS) or environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
             return None
         if environment.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp":
@@ -70,10 +77,17 @@ class Tracing:
             _log.warning("no traces: OTLP goes out as http/protobuf here, and the environment asks for %s", protocol)
             return None
         try:
-            return cls(_processor(None))
+            return cls._sending(None)
         except MissingExtra as error:
             _log.warning("no traces, which the environment asks for: %s", error)
             return None
+
+    @classmethod
+    def _sending(cls, endpoint: str | None) -> Tracing:
+        """None: the exporter asks the environment."""
+        why = "for traces"
+        exporter = need("opentelemetry.exporter.otlp.proto.http.trace_exporter", why=why).OTLPSpanExporter(endpoint=endpoint)
+        return cls(need("opentelemetry.sdk.trace.export", why=why).BatchSpanProcessor(exporter), exporter)
 
     def began(self, exchange: Exchange, given: Sequence[tuple[str, str]]) -> None:
         """`exchange` came with the headers `given`."""
@@ -112,16 +126,16 @@ class Tracing:
         span.end()
 
     def close(self) -> None:
-        """Send what has not been sent."""
+        """Send what has not been sent, if somebody takes it."""
+        giving_up = threading.Timer(_PATIENCE_SECONDS, self._give_up)
+        giving_up.daemon = True
+        giving_up.start()
         self._provider.shutdown()
+        giving_up.cancel()
 
-
-def _processor(endpoint: str | None) -> SpanProcessor:
-    """None: the exporter asks the environment."""
-    why = "for traces"
-    exporter = need("opentelemetry.exporter.otlp.proto.http.trace_exporter", why=why).OTLPSpanExporter(endpoint=endpoint)
-    processor: SpanProcessor = need("opentelemetry.sdk.trace.export", why=why).BatchSpanProcessor(exporter)
-    return processor
+    def _give_up(self) -> None:
+        if self._exporter is not None:
+            self._exporter.shutdown()
 
 
 def _resource() -> Any:
