@@ -121,6 +121,23 @@ def test_answers_on_one_connection_keep_the_order_of_its_requests(urls: tuple[st
     assert begins == [b'{"mode', b'{"name', b'{"erro', b'{"mode', b'{"name', b'{"mode']
 
 
+NO_HTTP = b"\x00\x01 no HTTP\r\n\r\n"
+BROKEN_CHUNK = CHUNKED.replace(b"Connection: close\r\n", b"") + b"zz\r\n"
+
+
+@pytest.mark.parametrize("broken", [NO_HTTP, BROKEN_CHUNK, b"GET\xff\r\n\r\n"])
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_what_is_no_http_is_told_after_the_answers_to_those_before_it(urls: tuple[str, str], before: int, broken: bytes) -> None:
+    good = [
+        post(INFER, AS_JSON, Connection="keep-alive"),
+        post(CLASSIFY, BASE64, Connection="keep-alive"),
+        b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n",
+    ]
+    answer = exchange(urls[0], b"".join([*good[:before], broken]) + post(INFER, AS_JSON))
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * before + [b"400"]
+    assert answer.endswith(b"Invalid HTTP request received.")
+
+
 def test_a_body_is_asked_for_where_the_client_waits_for_that(urls: tuple[str, str]) -> None:
     head, _, body = post(INFER, AS_JSON, Expect="100-continue").partition(b"\r\n\r\n")
     at = urlsplit(urls[0])

@@ -103,6 +103,31 @@ def _protocol() -> type[HttpToolsProtocol]:
     class Protocol(uvicorn_http.HttpToolsProtocol):
         hot: tuple[Route, ...] = ()
         door: Door
+        broken: str | None = None  # what to tell of bytes that are no HTTP, when those before them are answered
+
+        def data_received(self, data: bytes) -> None:
+            if self.broken is None:
+                super().data_received(data)
+
+        def send_400_response(self, msg: str) -> None:
+            """After the answers to the requests before it: uvicorn would write it in the place of the first one's, and close."""
+            under_way = self.cycle is not None and not self.cycle.response_complete
+            if under_way and self.cycle.more_body:  # the newest one is what is broken
+                if not self.pipeline:
+                    under_way = False
+                elif self.pipeline[0][0] is self.cycle:
+                    self.pipeline.popleft()
+            if under_way:
+                self.broken = msg
+                self.flow.pause_reading()
+            elif not self.transport.is_closing():
+                super().send_400_response(msg)
+
+        def on_response_complete(self) -> None:
+            last = not self.pipeline
+            super().on_response_complete()
+            if last and self.broken is not None and not self.transport.is_closing():
+                super().send_400_response(self.broken)
 
         def on_headers_complete(self) -> None:
             found = self._find() if self.parser.get_method() == b"POST" else None
