@@ -60,11 +60,11 @@ class Server:
 
 
 @contextmanager
-def hasten(bundle: Path, *arguments: str, batching: bool = True) -> Iterator[Server]:
-    """`hasten serve BUNDLE ARGUMENTS`. batching: False lets every call hold one sample."""
+def hasten(bundle: Path, *arguments: str, batching: bool = True, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """`hasten serve BUNDLE ARGUMENTS`. batching: False lets every call hold one sample; environment: variables besides the usual ones."""
     start = ["-m", "hasten"] if batching else ["-c", _WITHOUT_BATCHING]
     command = [sys.executable, *start, "serve", str(bundle), "--port", "0", *arguments]
-    with started(command, address=lambda line: re.findall(r"http://(\S+)", line)) as server:
+    with started(command, address=lambda line: re.findall(r"http://(\S+)", line), environment=environment) as server:
         yield server
 
 

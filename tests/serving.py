@@ -24,9 +24,10 @@ from hasten.serve.run import listen
 DATATYPES = {"float32": "FP32", "int64": "INT64", "bool": "BOOL"}
 _SERVE = """
 import json, sys
+from hasten.serve.options import ServeOptions
 from hasten.serve.run import serve
 options = json.loads(sys.argv[1])
-serve(*sys.argv[2:], port=0, announce=lambda address: print(address, flush=True), **options)
+serve(*sys.argv[2:], options=ServeOptions(port=0, **options), announce=lambda address: print(address, flush=True))
 assert not {"torch", "onnx", "openvino", "sklearn", "matplotlib"} & set(sys.modules), "served without training libraries"
 print("stopped", flush=True)
 """

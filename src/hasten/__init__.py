@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .api import ServeOptions as ServeOptions
     from .api import bench as bench
     from .api import deploy_bundle as deploy_bundle
     from .api import optimize as optimize
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "api": (
+        "ServeOptions",
         "bench",
         "deploy_bundle",
         "optimize",
@@ -113,6 +115,7 @@ __all__ = [
     "Program",
     "Runtime",
     "Samples",
+    "ServeOptions",
     "Splits",
     "Store",
     "Technique",

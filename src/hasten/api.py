@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .core.errors import HastenError, JobError, MissingExtra, NotPossibleHere
 from .core.job import Job, Objective
+from .serve.options import ServeOptions as ServeOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -371,56 +372,20 @@ def write_report(bundle: Path | str, out: Path | str | None = None) -> Path:
     return path
 
 
-def serve_bundle(
-    *bundles: Path | str,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    grpc_port: int | None = None,
-    slo: str | float | None = None,
-    max_queue: int | None = None,
-    allow_reload: bool = False,
-    split: Sequence[str] = (),
-    canary: Sequence[str] = (),
-    shadow: Sequence[str] = (),
-    memory: str | float | None = None,
-    api_keys: Path | str | None = None,
-    tls_cert: Path | str | None = None,
-    tls_key: Path | str | None = None,
-    tls_ca: Path | str | None = None,
-    announce: Callable[[str], None] | None = None,
-) -> None:
+def serve_bundle(*bundles: Path | str, options: ServeOptions | None = None, announce: Callable[[str], None] | None = None) -> None:
     """Answer HTTP requests with bundles until the process is told to stop.
 
     Args:
         bundles: folders, or NAME=FOLDER; several of one name are its versions 1, 2, ... in this order.
-        host: the address to listen on.
-        port: of HTTP; 0 takes a free one.
-        grpc_port: of gRPC; 0 takes a free one. Default: no gRPC.
-        slo: the service objective, from a request's arrival to its answer, in seconds or as "50ms". Batches are as large as keeps
-            it, and who cannot be answered in time is refused at once. Default: none; batches are as large as pays.
-        max_queue: requests that may wait for one model. Default: 1024.
-        allow_reload: let requests (the protocol's model repository extension) and SIGHUP load models anew.
-        split: versions that share the requests which name none, with weights: "digits@1=90,digits@2=10".
-        canary: "digits@2=5": 5 % of the requests go to version 2, until it is surely worse than the others.
-        shadow: "digits@2": version 2 gets copies of requests, whose outputs are compared and answer nobody.
-        memory: for all programs together, in bytes or as "2GB"; who was asked least recently is unloaded, and loaded when asked again.
-        api_keys: a file of keys with their limits, as hasten.serve.access shows it. Default: whoever reaches the port may ask.
-        tls_cert: the server's certificate, a PEM file with its chain.
-        tls_key: the key that goes with it.
-        tls_ca: certificates of those who sign callers' certificates, which they then need.
+        options: how, as `hasten.ServeOptions(port=0, slo="50ms")`. Default: on port 8000 of this machine alone, with no objective.
         announce: called with each address (http://..., grpc://...) once connections are taken.
 
     Raises:
         HastenError: JobError, BundleError, NotPossibleHere (an objective that one sample alone does not keep, too), MissingExtra.
     """
-    from .serve.models import MAX_QUEUE
     from .serve.run import serve
 
-    serve(
-        *bundles, host=host, port=port, grpc_port=grpc_port, slo=slo, max_queue=max_queue or MAX_QUEUE, allow_reload=allow_reload,
-        split=split, canary=canary, shadow=shadow, memory=memory, api_keys=api_keys, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca,
-        announce=announce,
-    )  # fmt: skip
+    serve(*bundles, options=options or ServeOptions(), announce=announce)
 
 
 def deploy_bundle(
@@ -440,7 +405,7 @@ def deploy_bundle(
         bundle: its folder.
         to: docker, compose, kubernetes, kserve, ray-serve, or the name of a plug-in's platform.
         out: the folder that the files go to.
-        slo: the server's objective, as of `serve_bundle`.
+        slo: the server's objective, as of `ServeOptions`.
         image: what the image is called. Default: the model's name and the bundle's digest.
         replicas: how many servers, `N` or `LOW-HIGH`.
         startup: how long a start takes, seconds or a text such as "5s"; memory: of one server, bytes or a text such as "1GiB".

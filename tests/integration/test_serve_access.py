@@ -21,6 +21,7 @@ from hasten.bundle.write import write
 from hasten.core.errors import JobError, NotKnown, RateLimited
 from hasten.serve.access import Access, Rights
 from hasten.serve.app import create_app
+from hasten.serve.door import Door
 from hasten.serve.tls import Tls
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:websockets.*")
@@ -172,7 +173,7 @@ def test_grpc_lets_in_who_has_a_key(path: Path, keys: Path) -> None:
 def test_a_key_has_as_many_requests_under_way_as_it_may(path: Path) -> None:
     program, bundle = Held("y", 3), Bundle.open(path)
     bundle.__dict__["_program"] = program
-    app = create_app(bundle, access=Access({"alice": rights(ALICE, concurrency=1), "bob": rights(BOB)}))
+    app = create_app(bundle, door=Door(access=Access({"alice": rights(ALICE, concurrency=1), "bob": rights(BOB)})))
     with serving.here(app) as (_, url), ThreadPoolExecutor(2) as pool:
         program.hold()
 

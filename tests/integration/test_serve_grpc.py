@@ -17,6 +17,7 @@ from hasten.bundle.read import Bundle
 from hasten.bundle.write import write
 from hasten.core.errors import NotPossibleHere
 from hasten.serve import messages
+from hasten.serve.options import ServeOptions
 from hasten.serve.run import serve
 
 pytest.importorskip("onnx")
@@ -158,7 +159,7 @@ def test_port_in_use_is_one_line(path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(NotPossibleHere, match=f"--grpc-port: {port} cannot be listened on at 127.0.0.1"):
-            serve(path, port=0, grpc_port=port)
+            serve(path, options=ServeOptions(port=0, grpc_port=port))
 
 
 def test_the_compiled_description_is_that_of_the_proto_file() -> None:

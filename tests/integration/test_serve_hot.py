@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 import socket
@@ -23,7 +24,9 @@ from starlette.responses import Response
 from hasten.bundle.read import Bundle
 from hasten.bundle.write import write
 from hasten.serve import hot
+from hasten.serve.access import Access, Rights
 from hasten.serve.app import create_app
+from hasten.serve.door import Door
 from hasten.serve.service import Limits
 
 pytest.importorskip("onnx")
@@ -118,6 +121,23 @@ def test_answers_on_one_connection_keep_the_order_of_its_requests(urls: tuple[st
     assert begins == [b'{"mode', b'{"name', b'{"erro', b'{"mode', b'{"name', b'{"mode']
 
 
+NO_HTTP = b"\x00\x01 no HTTP\r\n\r\n"
+BROKEN_CHUNK = CHUNKED.replace(b"Connection: close\r\n", b"") + b"zz\r\n"
+
+
+@pytest.mark.parametrize("broken", [NO_HTTP, BROKEN_CHUNK, b"GET\xff\r\n\r\n"])
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_what_is_no_http_is_told_after_the_answers_to_those_before_it(urls: tuple[str, str], before: int, broken: bytes) -> None:
+    good = [
+        post(INFER, AS_JSON, Connection="keep-alive"),
+        post(CLASSIFY, BASE64, Connection="keep-alive"),
+        b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n",
+    ]
+    answer = exchange(urls[0], b"".join([*good[:before], broken]) + post(INFER, AS_JSON))
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * before + [b"400"]
+    assert answer.endswith(b"Invalid HTTP request received.")
+
+
 def test_a_body_is_asked_for_where_the_client_waits_for_that(urls: tuple[str, str]) -> None:
     head, _, body = post(INFER, AS_JSON, Expect="100-continue").partition(b"\r\n\r\n")
     at = urlsplit(urls[0])
@@ -142,6 +162,62 @@ def test_what_nobody_expected_is_one_line_for_the_client_and_a_traceback_in_the_
     assert answer.startswith(b"HTTP/1.1 500 ")
     assert answer.endswith(b'{"error":"internal error (ZeroDivisionError)"}')
     assert "secret" in caplog.text
+
+
+KEYS = {name: f"{name}-0123456789abcdef" for name in ("free", "slow", "narrow")}
+LIMITS = {"free": {}, "slow": {"requests_per_second": 0.25, "burst": 2.0}, "narrow": {"concurrency": 1}}
+WITH_KEYS = {
+    "none": [{}],
+    "wrong": [{"Authorization": "Bearer wrong"}, {"X-API-Key": "wrong"}, {"Authorization": f"Basic {KEYS['free']}"}, {"X-API-Key": ""}],
+    "right": [{"Authorization": f"Bearer {KEYS['free']}"}, {"X-Api-Key": KEYS["free"]}, {"authorization": f"bearer  {KEYS['free']} "}],
+    "two": [
+        {"X-API-Key": "wrong", "Authorization": f"Bearer {KEYS['free']}"},
+        {"Authorization": f"Bearer {KEYS['free']}", "X-API-Key": "wrong"},
+    ],
+    "too fast": [{"X-API-Key": KEYS["slow"]}] * 4,
+    "no letters": [{"X-API-Key": "ünïcode"}, {"Authorization": "Bearer " + "a" * 30_000}],
+}
+
+
+@pytest.fixture(scope="module")
+def guarded(path: Path) -> Iterator[tuple[str, str]]:
+    """The same application with keys, with the hot path and without. The clock of their rates stands still."""
+    rights = {name: Rights(sha256=hashlib.sha256(key.encode()).hexdigest(), **LIMITS[name]) for name, key in KEYS.items()}
+    with ExitStack() as stack:
+        apps = [create_app(Bundle.open(path), door=Door(access=Access(rights, clock=lambda: 0.0))) for _ in range(2)]
+        assert all(hot.protocol(app) != "auto" for app in apps), "keys do not close the fast path"
+        yield tuple(stack.enter_context(serving.here(app, hot_path=way))[1] for app, way in zip(apps, (True, False), strict=True))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("given", WITH_KEYS)
+def test_keys_are_checked_alike_on_both_ways(guarded: tuple[str, str], given: str) -> None:
+    answers = []
+    for url in guarded:
+        requests = [(post(INFER, AS_JSON, **key), post(CLASSIFY, BASE64, **key)) for key in WITH_KEYS[given]]
+        answers.append([without_date(exchange(url, request)) for both in requests for request in both])
+    assert answers[0] == answers[1]
+    statuses = {"right": {200}, "two": {200, 401}, "too fast": {200, 429}}.get(given, {401})
+    assert {int(answer[9:12]) for answer in answers[0]} == statuses
+
+
+def test_a_key_has_as_many_requests_under_way_on_both_ways(path: Path) -> None:
+    """Also where a request fails, or its client leaves: none of them counts for ever."""
+    answers = []
+    for way in (True, False):
+        rights = {"narrow": Rights(sha256=hashlib.sha256(KEYS["narrow"].encode()).hexdigest(), concurrency=1)}
+        with serving.here(create_app(Bundle.open(path), door=Door(access=Access(rights))), hot_path=way) as (_, url):
+            key = {"X-API-Key": KEYS["narrow"]}
+            at = urlsplit(url)
+            head = post(INFER, AS_JSON, **key).partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+            with socket.create_connection((at.hostname, at.port), timeout=30) as unfinished:
+                unfinished.sendall(head)
+                while not (refused := exchange(url, post(INFER, AS_JSON, **key))).startswith(b"HTTP/1.1 429 "):
+                    pass
+            while exchange(url, post(INFER, b"{", **key)).startswith(b"HTTP/1.1 429 "):
+                pass  # until the server has seen that he left
+            answers.append([without_date(refused), without_date(exchange(url, post(INFER, AS_JSON, **key)))])
+    assert answers[0] == answers[1]
+    assert answers[0][1].startswith(b"HTTP/1.1 200 ")
 
 
 def test_middleware_sees_every_request(path: Path) -> None:

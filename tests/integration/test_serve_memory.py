@@ -15,6 +15,7 @@ from hasten.bundle.read import Bundle
 from hasten.bundle.write import write
 from hasten.core.errors import JobError, NotPossibleHere
 from hasten.serve.app import create_app
+from hasten.serve.options import ServeOptions
 from hasten.serve.reload import EVICTED, footprint
 from hasten.serve.run import serve
 
@@ -111,4 +112,4 @@ def test_a_budget_that_one_model_exceeds_is_refused(path: Path) -> None:
     with pytest.raises(NotPossibleHere, match="--memory: must be at least"):
         create_app(Bundle.open(path), memory_bytes=1)
     with pytest.raises(JobError, match="--memory: must be a size"):
-        serve(path, memory="much", port=0)
+        serve(path, options=ServeOptions(memory="much", port=0))

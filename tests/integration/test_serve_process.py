@@ -17,6 +17,7 @@ import serving
 from hasten.bundle.read import Bundle
 from hasten.bundle.write import write
 from hasten.core.errors import BundleError, JobError, NotPossibleHere
+from hasten.serve.options import ServeOptions
 from hasten.serve.run import serve
 
 pytest.importorskip("onnx")
@@ -63,17 +64,17 @@ def test_port_in_use_is_one_line(bundle: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(NotPossibleHere) as caught:
-            serve(bundle, port=port)
+            serve(bundle, options=ServeOptions(port=port))
     assert str(caught.value) == f"--port: {port} is in use on 127.0.0.1. Name another one; 0 takes any free one."
 
 
 def test_wrong_port_and_host_are_named(bundle: Path) -> None:
     with pytest.raises(JobError, match="--port: must be from 0"):
-        serve(bundle, port=70_000)
+        serve(bundle, options=ServeOptions(port=70_000))
     with pytest.raises(JobError, match="--host: must be an address of this machine"):
-        serve(bundle, host="no such host")
+        serve(bundle, options=ServeOptions(host="no such host"))
     with pytest.raises(NotPossibleHere, match=r"--host: cannot listen on 192\.0\.2\.1"):
-        serve(bundle, host="192.0.2.1", port=0)
+        serve(bundle, options=ServeOptions(host="192.0.2.1", port=0))
 
 
 def test_changed_bundle_is_not_served(tmp_path: Path) -> None:
@@ -81,4 +82,4 @@ def test_changed_bundle_is_not_served(tmp_path: Path) -> None:
     with (out / "model.onnx").open("ab") as file:
         file.write(b"x")
     with pytest.raises(BundleError, match=r"model\.onnx: must have \d+ bytes"):
-        serve(out, port=0)
+        serve(out, options=ServeOptions(port=0))

@@ -21,6 +21,7 @@ from hasten.bundle.write import write
 from hasten.core.errors import JobError, NotPossibleHere
 from hasten.serve.app import create_app
 from hasten.serve.models import Model, Wish
+from hasten.serve.options import ServeOptions
 from hasten.serve.run import serve
 from hasten.serve.schedule import Priority
 from hasten.serve.service import Limits
@@ -176,9 +177,9 @@ def test_several_models_and_versions_in_one_process(path: Path, tmp_path: Path) 
 
 def test_objective_and_names_are_checked_before_anything_is_served(path: Path) -> None:
     with pytest.raises(JobError, match="--slo: must be a duration, but got 'soon'"):
-        serve(path, slo="soon", port=0)
+        serve(path, options=ServeOptions(slo="soon", port=0))
     with pytest.raises(JobError, match="name: must be letters, digits"):
-        serve(f"a b={path}", port=0)
+        serve(f"a b={path}", options=ServeOptions(port=0))
 
 
 def test_an_objective_that_one_sample_does_not_keep_is_refused(path: Path) -> None:

@@ -9,6 +9,7 @@ from hasten.cli import cli
 
 REQUEST = ["SOURCE", "--budget", "--data", "--max-drop", "--objective", "--set", "--threads"]
 SERVE = [
+    "--access-log",
     "--allow-reload",
     "--api-keys",
     "--canary",
@@ -23,6 +24,7 @@ SERVE = [
     "--tls-ca",
     "--tls-cert",
     "--tls-key",
+    "--traces",
 ]
 SURFACE = {
     "optimize": [*REQUEST, "--json", "--out", "--quiet", "--store", "--train-budget", "--workers"],

@@ -21,6 +21,7 @@ BASE = {"click", "numpy", "onnxruntime", "pillow", "psutil", "pydantic", "rich",
 DISTRIBUTION_OF = {
     "grpc": "grpcio",
     "mlflow": "mlflow-skinny",
+    "opentelemetry": "opentelemetry-exporter-otlp-proto-http",
     "prometheus_client": "prometheus-client",
     "pynvml": "nvidia-ml-py",
     "python_multipart": "python-multipart",

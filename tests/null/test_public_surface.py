@@ -25,6 +25,7 @@ PUBLIC = [
     "Program",
     "Runtime",
     "Samples",
+    "ServeOptions",
     "Splits",
     "Store",
     "Technique",

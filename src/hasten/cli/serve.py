@@ -25,8 +25,10 @@ from . import output, shared
 @click.option("--tls-cert", metavar="FILE", type=click.Path(), help="Certificate (PEM) to answer https and grpcs with.")
 @click.option("--tls-key", metavar="FILE", type=click.Path(), help="The key that goes with it.")
 @click.option("--tls-ca", metavar="FILE", type=click.Path(), help="Callers need a certificate that one of these signed (mutual TLS).")
+@click.option("--access-log", metavar="FILE", type=click.Path(), help="A line of JSON for each request; - is standard output.")
+@click.option("--traces", metavar="URL", help="Send traces there (OTLP over HTTP). Default: to OTEL_EXPORTER_OTLP_ENDPOINT, if it is set.")
 @shared.everywhere
-def command(bundle: tuple[str, ...], max_queue: int | None, **options: Any) -> None:
+def command(bundle: tuple[str, ...], **options: Any) -> None:
     """Answer HTTP requests with bundles, until Ctrl-C. Several of one name are its versions 1, 2, ...
 
     \b
@@ -39,6 +41,5 @@ def command(bundle: tuple[str, ...], max_queue: int | None, **options: Any) -> N
     def announce(address: str) -> None:
         output.say(f"{address}  (Ctrl-C stops it)")
 
-    if max_queue is not None:
-        options["max_queue"] = max_queue
-    api.serve_bundle(*bundle, announce=announce, **options)
+    given = {name: value for name, value in options.items() if value is not None}
+    api.serve_bundle(*bundle, options=api.ServeOptions(**given), announce=announce)

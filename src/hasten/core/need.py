@@ -37,6 +37,7 @@ EXTRA_OF = {
     "simdjson": "serve",
     "httpx2": "client",
     "yaml": "deploy",
+    "opentelemetry": "otel",
 }
 """Import name -> the extra of pyproject.toml that brings it. A test holds the two together."""
 
@@ -49,16 +50,25 @@ def need(package: str, *, why: str = "") -> ModuleType:
     require(package, why=why)
     for reporter in _PHONES_HOME:
         sys.modules.setdefault(reporter, None)  # type: ignore[arg-type]  # importing it fails, and who wanted it does without
-    return importlib.import_module(package)
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{package}.".startswith(f"{error.name}."):
+            raise
+        raise _missing(package, why) from None  # a part that comes by itself: others bring the package without it
 
 
 def require(package: str, *, why: str = "") -> None:
     """Raises MissingExtra, as `need` does, but imports nothing."""
+    if not has(package):
+        raise _missing(package.split(".")[0], why)
+
+
+def _missing(package: str, why: str) -> MissingExtra:
     top = package.split(".")[0]
-    if not has(top):
-        extra = EXTRA_OF.get(top)
-        line = f'`pip install "hasten[{extra}]"`' if extra else f"`pip install {top}`"
-        raise MissingExtra(f"package {top!r}", f"is needed {why or 'here'} and is not installed", package=top, hint=f"Install it: {line}")
+    extra = EXTRA_OF.get(top)
+    line = f'`pip install "hasten[{extra}]"`' if extra else f"`pip install {top}`"
+    return MissingExtra(f"package {package!r}", f"is needed {why or 'here'} and is not installed", package=top, hint=f"Install it: {line}")
 
 
 def has(package: str) -> bool:

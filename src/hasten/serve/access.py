@@ -26,11 +26,12 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..core.errors import HastenError, JobError, NotKnown, RateLimited
-from .problems import our_error
+from ..core.errors import JobError, NotKnown, RateLimited
+from .exchange import Exchange
+
+KEYS = ("authorization", "x-api-key")
+"""Headers, and metadata over gRPC, that carry a key."""
 
 OPEN = frozenset({"/v2/health/live", "/v2/health/live/", "/v2/health/ready", "/v2/health/ready/"})
 """Paths that need no key: probes carry none."""
@@ -101,9 +102,11 @@ class Access:
             raise JobError("--api-keys", f"must be TOML ({error})", got=str(path)) from None
 
     @contextlib.contextmanager
-    def admitted(self, given: Sequence[tuple[str, str]]) -> Iterator[None]:
-        """One request with these headers, as long as it lasts. Raises NotKnown, RateLimited."""
+    def admitted(self, given: Sequence[tuple[str, str]], exchange: Exchange | None = None) -> Iterator[None]:
+        """One request with these headers, as long as it lasts; `exchange` hears whose key it is. Raises NotKnown, RateLimited."""
         caller = self._find(_key(given))
+        if exchange is not None:
+            exchange.key = caller.name
         caller.take(self._clock())
         before = CALLER.set(caller.rights)
         try:
@@ -121,27 +124,6 @@ class Access:
         if found is None or not key:
             raise NotKnown("API key", "must be given as `Authorization: Bearer KEY`, and be one that is known")
         return found
-
-
-class Guard:
-    """ASGI: lets in who has a key."""
-
-    def __init__(self, app: ASGIApp, access: Access) -> None:
-        self._app, self._access = app, access
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN:
-            await self._app(scope, receive, send)
-            return
-        given = [(name.decode("latin1"), value.decode("latin1")) for name, value in scope["headers"]]
-        with contextlib.ExitStack() as admitted:
-            try:
-                admitted.enter_context(self._access.admitted(given))
-            except HastenError as error:
-                response = await our_error(Request(scope), error)
-                await response(scope, receive, send)
-                return
-            await self._app(scope, receive, send)
 
 
 def _key(given: Sequence[tuple[str, str]]) -> str:

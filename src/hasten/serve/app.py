@@ -11,11 +11,12 @@ from starlette.applications import Starlette
 
 from ..bundle.read import Bundle
 from ..core.need import has
-from .access import Access, Guard
 from .control import Control
+from .door import Door, Entrance
 from .metrics import Metrics
-from .models import MAX_QUEUE, Model, Models
+from .models import Model, Models
 from .oip import Oip
+from .options import MAX_QUEUE
 from .predict import Predict
 from .problems import HANDLERS
 from .reload import Repository
@@ -35,13 +36,14 @@ def create_app(
     allow_reload: bool = False,
     traffic: Mapping[str, Traffic] | None = None,
     memory_bytes: float = math.inf,
-    access: Access | None = None,
+    door: Door | None = None,
 ) -> Starlette:
     """The server of `bundles`, whose programs are loaded at start-up and let go at shutdown.
 
     names: what they are called, where not by their own names; objective: seconds from a request's arrival to its answer, or infinity;
     max_queue: requests of one class that may wait for one model; allow_reload: whether requests may load and unload models;
-    traffic: how versions share requests, by model; memory_bytes: for all programs that are loaded together; access: who may ask, None: all.
+    traffic: how versions share requests, by model; memory_bytes: for all programs that are loaded together; door: who may
+    ask and what is kept of requests, None: all and nothing; whoever made it closes it.
     """
     metrics = Metrics() if has("prometheus_client") else None
     named = list(zip(names or [bundle.name for bundle in bundles], bundles, strict=True))
@@ -51,7 +53,8 @@ def create_app(
 
     models = Models.of(named, make)
     repository = Repository(models=models, make=make, allowed=allow_reload, memory_bytes=memory_bytes)
-    service = Service(repository=repository, traffic=traffic or {}, access=access, metrics=metrics, limits=limits or Limits())
+    door = door or Door()
+    service = Service(repository=repository, traffic=traffic or {}, door=door, metrics=metrics, limits=limits or Limits())
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -65,6 +68,5 @@ def create_app(
         exception_handlers=dict(HANDLERS),
     )
     app.state.service = service
-    if access is not None:
-        app.add_middleware(Guard, access=access)
+    app.add_middleware(Entrance, door=door, routes=app.routes)
     return app

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..core.errors import HastenError, Overloaded
 from ..core.seams import Arrays
-from .meter import Meter
+from .meter import Call, Meter, Witness
 from .schedule import Priority, Schedule, Ticket, Turn
 
 Outputs = dict[str, np.ndarray]
@@ -34,13 +34,14 @@ _SET_ASIDE = 0.1  # of the time that a request has, at most
 
 @dataclass(kw_only=True)
 class _Waiting:
-    """What a ticket carries: the tensors, and who waits for the outputs. ended: when its call did."""
+    """What a ticket carries: the tensors, and who waits for the outputs. ended: when its call did; witness: told of the call."""
 
     inputs: Arrays
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Outputs]
     arrived: float
     ended: float = 0.0
+    witness: Witness | None = None
 
 
 class Batcher:
@@ -87,17 +88,20 @@ class Batcher:
             self._changed.notify()
         await asyncio.to_thread(self._thread.join)
 
-    async def submit(self, inputs: Arrays, *, deadline: float = math.inf, priority: Priority = Priority.INTERACTIVE) -> Outputs:
+    async def submit(
+        self, inputs: Arrays, *, deadline: float = math.inf, priority: Priority = Priority.INTERACTIVE, witness: Witness | None = None
+    ) -> Outputs:
         """The outputs for `inputs`, checked tensors by name. More samples than one call should hold are several calls.
 
-        deadline: on the batcher's clock; the answer is there by then, or Overloaded is raised, mostly at once. A submit that is
-        cancelled leaves the queue. Raises what `run` raised for these inputs, Overloaded, QueueFull.
+        deadline: on the batcher's clock; the answer is there by then, or Overloaded is raised, mostly at once; witness: told of the
+        calls that the answer is from. A submit that is cancelled leaves the queue. Raises what `run` raised for these inputs,
+        Overloaded, QueueFull.
         """
         if self._draining:
             raise Overloaded("comes while the server stops", retry_after_seconds=1.0)
         self._taken += 1
         try:
-            return await self._answer(inputs, deadline, priority)
+            return await self._answer(inputs, deadline, priority, witness)
         finally:
             self._leave()
 
@@ -112,20 +116,20 @@ class Batcher:
         if self._draining and not self._taken:
             self._drained.set()
 
-    async def _answer(self, inputs: Arrays, deadline: float, priority: Priority) -> Outputs:
+    async def _answer(self, inputs: Arrays, deadline: float, priority: Priority, witness: Witness | None) -> Outputs:
         """The outputs for `inputs`, in as many calls as it takes."""
         size = _samples(inputs) if self._shares else 1
         with self._changed:
             most = self._schedule.best_batch
         if size <= most:
-            return await self._one(inputs, size, deadline, priority)
+            return await self._one(inputs, size, deadline, priority, witness)
         starts, answers = iter(range(0, size, most)), dict[int, Outputs]()
 
         async def lane() -> None:
             for at in starts:
                 part = {name: array[at : at + most] for name, array in inputs.items()}
                 following = max(0, size - at - most)
-                answers[at] = await self._one(part, _samples(part), deadline, priority, following=following)
+                answers[at] = await self._one(part, _samples(part), deadline, priority, witness, following=following)
 
         lanes = [asyncio.ensure_future(lane()) for _ in range(_LANES)]
         try:
@@ -135,9 +139,11 @@ class Batcher:
                 task.cancel()
         return {name: np.concatenate([answers[at][name] for at in sorted(answers)]) for name in answers[0]}
 
-    async def _one(self, inputs: Arrays, size: int, deadline: float, priority: Priority, following: int = 0) -> Outputs:
+    async def _one(
+        self, inputs: Arrays, size: int, deadline: float, priority: Priority, witness: Witness | None, following: int = 0
+    ) -> Outputs:
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(inputs=inputs, loop=loop, future=loop.create_future(), arrived=self._clock())
+        waiting = _Waiting(inputs=inputs, loop=loop, future=loop.create_future(), arrived=self._clock(), witness=witness)
         left = deadline - waiting.arrived
         ticket = Ticket(
             size=size,
@@ -207,6 +213,7 @@ class Batcher:
             one.ended = ended
         late = sum(ended > ticket.deadline for ticket in turn.batch)
         self._meter.call(size=turn.size, waited=[began - w.arrived for w in waiting], seconds=ended - began, late=late)
+        _testify(waiting, began, ended, turn.size)
         _deliver(zip(waiting, answers, strict=True))
 
     def _failed(self, turn: Turn, error: Exception) -> None:
@@ -252,6 +259,15 @@ def _split(outputs: Outputs, tickets: Sequence[Ticket]) -> list[Outputs]:
     ends = list(itertools.accumulate(ticket.size for ticket in tickets))
     starts = [0, *ends[:-1]]
     return [{name: array[start:end] for name, array in outputs.items()} for start, end in zip(starts, ends, strict=True)]
+
+
+def _testify(waiting: Sequence[_Waiting], began: float, ended: float, size: int) -> None:
+    """Tell the witnesses of a call."""
+    witnesses = [one.witness for one in waiting if one.witness is not None]
+    call = Call(began=began, ended=ended, size=size, witnesses=witnesses)
+    for one in waiting:
+        if one.witness is not None:
+            one.witness.called(call, one.arrived)
 
 
 def _deliver(answers: Iterable[tuple[_Waiting, Outputs | Exception]]) -> None:

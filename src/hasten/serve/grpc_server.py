@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -34,6 +34,8 @@ from ..core.need import need
 from ..core.signature import Signature, TensorSpec
 from . import codec, messages
 from .control import LOAD, UNLOAD, read_parameters
+from .door import Given
+from .exchange import CURRENT, REQUEST_ID, Exchange, is_header
 from .infer import read_options
 from .models import Wish
 from .oip import EXTENSIONS, metadata
@@ -78,7 +80,7 @@ async def running(service: Service, host: str, port: int, *, grace: float, tls: 
     limit = service.limits.body_bytes
     options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", limit), ("grpc.max_send_message_length", -1)]
     server = aio.server(options=options)
-    server.add_generic_rpc_handlers((_handlers(_Rpc(service=service)),))
+    server.add_generic_rpc_handlers((_handlers(service),))
     try:
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         bound = server.add_insecure_port(address) if tls is None else server.add_secure_port(address, tls.of_grpc())
@@ -93,14 +95,15 @@ async def running(service: Service, host: str, port: int, *, grace: float, tls: 
         await server.stop(grace)
 
 
-def _handlers(rpc: _Rpc) -> Any:
+def _handlers(service: Service) -> Any:
+    """Messages are read and written here, not by grpc, which would call one that cannot be read its own failure."""
     grpc = need("grpc", why="to speak gRPC")
     handlers = {}
-    for name, (request, response) in messages.methods().items():
-        streams = name == "ModelStreamInfer"
-        make = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
-        behaviour = rpc.stream if streams else _guarded(rpc.service, getattr(rpc, _snake(name)), open_to_all=name in _OPEN)
-        handlers[name] = make(behaviour, request_deserializer=request.FromString, response_serializer=response.SerializeToString)
+    for name, (request, _) in messages.methods().items():
+        if name == "ModelStreamInfer":
+            handlers[name] = grpc.stream_stream_rpc_method_handler(_stream(service, request))
+        else:
+            handlers[name] = grpc.unary_unary_rpc_method_handler(_unary(service, name, request))
     return grpc.method_handlers_generic_handler(messages.SERVICE, handlers)
 
 
@@ -131,9 +134,11 @@ class _Rpc:
         return messages.message("ModelMetadataResponse")(**metadata(model, self.service.models.versions(model.name)))
 
     async def model_infer(self, request: Any, context: Any) -> Any:
-        arrived = now()
-        key = dict(context.invocation_metadata() or ()).get(STICKY_KEY)
-        async with self.service.router.assign(request.model_name, request.model_version, key=key, request_id=request.id) as chosen:
+        arrived, exchange = now(), CURRENT.get()
+        assert exchange is not None
+        exchange.id = request.id or exchange.id
+        key = dict(_metadata(context)).get(STICKY_KEY)
+        async with self.service.router.assign(request.model_name, request.model_version, key=key) as chosen:
             return await self._infer(request, context, chosen, arrived)
 
     async def _infer(self, request: Any, context: Any, chosen: Assignment, arrived: float) -> Any:
@@ -145,7 +150,7 @@ class _Rpc:
         with self.service.hold(request.ByteSize()):
             tensors = model.bundle.prepare_tensors(_tensors(request, model.bundle.signature))
             outputs = await chosen.infer(tensors, wish)
-        answer = messages.message("ModelInferResponse")(model_name=model.name, model_version=model.version, id=chosen.id)
+        answer = messages.message("ModelInferResponse")(model_name=model.name, model_version=model.version, id=chosen.exchange.id)
         for name in wanted:
             array = outputs[name]
             answer.outputs.add(name=name, datatype=codec.datatype(str(array.dtype)), shape=array.shape)
@@ -168,19 +173,87 @@ class _Rpc:
         await self.service.repository.unload(request.model_name, version=given.get("version"))
         return messages.message("RepositoryModelUnloadResponse")()
 
-    async def stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-        """Each request's answer, in their order. They are worked on together, so that they can share calls."""
-        pending: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(_IN_FLIGHT)
+
+@dataclass(kw_only=True)
+class _Ending:
+    """How one request ended. sent: bytes of the answer; text, trailing: of an error."""
+
+    status: str = "OK"
+    sent: int = 0
+    text: str = ""
+    trailing: tuple[tuple[str, str], ...] = ()
+
+
+@contextlib.contextmanager
+def _told_of(service: Service, name: str, metadata: Given) -> Iterator[tuple[Exchange, _Ending]]:
+    """One request to the method `name` comes in and goes out. Its errors become its ending."""
+    method = f"{messages.SERVICE}/{name}"
+    exchange, ending = service.door.enter(metadata, protocol="grpc", method=method, path=f"/{method}", route=f"/{method}"), _Ending()
+    try:
+        yield exchange, ending
+    except asyncio.CancelledError:
+        ending.status = "CANCELLED"
+        raise
+    except Exception as error:  # noqa: BLE001 - told to whoever asked
+        ending.status, ending.text, ending.trailing = _told(error)
+    finally:
+        service.door.leave(exchange, ending.status, ending.sent)
+
+
+def _admitted(service: Service, name: str, exchange: Exchange, metadata: Given) -> contextlib.AbstractContextManager[None]:
+    """Raises NotKnown, RateLimited."""
+    return contextlib.nullcontext() if name in _OPEN else service.door.admitted(exchange, metadata)
+
+
+def _unary(service: Service, name: str, kind: Any) -> Callable[[bytes, Any], Awaitable[bytes]]:
+    """The method `name`, which takes a message of this kind, from bytes to bytes."""
+    rpc = _Rpc(service=service)
+    method: Callable[[Any, Any], Awaitable[Any]] = getattr(rpc, _snake(name))
+
+    async def answer(raw: bytes, context: Any) -> bytes:
+        metadata = _metadata(context)
+        with _told_of(service, name, metadata) as (exchange, ending), _admitted(service, name, exchange, metadata):
+            exchange.received = len(raw)
+            written: bytes = (await method(_read(kind, raw), context)).SerializeToString()
+            ending.sent = len(written)
+        marks = ((REQUEST_ID, exchange.id),) if is_header(exchange.id) else ()
+        if ending.status != "OK":
+            await context.abort(getattr(need("grpc").StatusCode, ending.status), ending.text, (*ending.trailing, *marks))
+        context.set_trailing_metadata(marks)
+        return written
+
+    return answer
+
+
+def _stream(service: Service, kind: Any) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]]:
+    """ModelStreamInfer: each request's answer, in their order. They are worked on together, so that they can share calls."""
+    rpc = _Rpc(service=service)
+
+    async def part(raw: bytes, context: Any) -> bytes:
+        """The answer to one of them, where an error is a message and ends nothing."""
+        answer = messages.message("ModelStreamInferResponse")()
+        name, metadata = "ModelStreamInfer", _metadata(context)
+        with _told_of(service, name, metadata) as (exchange, ending), _admitted(service, name, exchange, metadata):
+            exchange.received = len(raw)
+            answer.infer_response.CopyFrom(await rpc.model_infer(_read(kind, raw), context))
+            ending.sent = answer.ByteSize()
+        if ending.status != "OK":
+            answer.error_message, answer.infer_response.id = ending.text, exchange.id
+        written: bytes = answer.SerializeToString()
+        return written
+
+    async def answer(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        pending: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(_IN_FLIGHT)
 
         async def read() -> None:
             try:
-                async for request in requests:
-                    await pending.put(asyncio.create_task(self._part(request, context)))
+                async for raw in requests:
+                    await pending.put(asyncio.create_task(part(raw, context)))
             finally:
                 await pending.put(None)
 
         reader = asyncio.create_task(read())
-        task: asyncio.Task[Any] | None = None
+        task: asyncio.Task[bytes] | None = None
         try:
             while (task := await pending.get()) is not None:
                 yield await task
@@ -189,30 +262,7 @@ class _Rpc:
                 if unfinished is not None:
                     unfinished.cancel()
 
-    async def _part(self, request: Any, context: Any) -> Any:
-        """The answer to one request of a stream, where an error is a message and ends nothing."""
-        answer = messages.message("ModelStreamInferResponse")()
-        try:
-            with self.service.admitted(context):
-                answer.infer_response.CopyFrom(await self.model_infer(request, context))
-        except Exception as error:  # noqa: BLE001 - told to whoever asked
-            _, answer.error_message, _ = _told(error)
-            answer.infer_response.id = request.id
-        return answer
-
-
-def _guarded(service: Service, method: Callable[[Any, Any], Awaitable[Any]], *, open_to_all: bool) -> Callable[[Any, Any], Awaitable[Any]]:
-    """A method whose errors become statuses. open_to_all: who calls it needs no key."""
-
-    async def guarded(request: Any, context: Any) -> Any:
-        try:
-            with contextlib.nullcontext() if open_to_all else service.admitted(context):
-                return await method(request, context)
-        except Exception as error:  # noqa: BLE001 - told to whoever asked
-            status, text, trailing = _told(error)
-        return await context.abort(getattr(need("grpc").StatusCode, status), text, trailing)
-
-    return guarded
+    return answer
 
 
 def _told(error: Exception) -> tuple[str, str, tuple[tuple[str, str], ...]]:
@@ -223,6 +273,19 @@ def _told(error: Exception) -> tuple[str, str, tuple[tuple[str, str], ...]]:
     status = next(status for kind, status in _STATUS_OF.items() if isinstance(error, kind))
     later = (("retry-after", str(math.ceil(error.retry_after_seconds))),) if isinstance(error, Overloaded) else ()
     return status, str(error), later
+
+
+def _read(kind: Any, raw: bytes) -> Any:
+    """The message of this kind in `raw`. Raises DataError."""
+    try:
+        return kind.FromString(raw)
+    except need("google.protobuf.message").DecodeError:
+        raise DataError("request", f"must be a {kind.DESCRIPTOR.name} as protobuf writes it") from None
+
+
+def _metadata(context: Any) -> Given:
+    """The metadata of a call that is text."""
+    return [(name, value) for name, value in context.invocation_metadata() or () if isinstance(value, str)]
 
 
 def _tensors(request: Any, signature: Signature) -> dict[str, np.ndarray]:

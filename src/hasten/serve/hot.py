@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from starlette.applications import Starlette
@@ -19,7 +17,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..core.need import has
-from .problems import told
+from .door import Door, Given, given, marks
+from .exchange import Exchange
+from .problems import LEFT, told
 from .service import CANCELS
 
 if TYPE_CHECKING:
@@ -28,21 +28,20 @@ if TYPE_CHECKING:
 HOT = ("/api/v1/classify", "/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
 _JOINED_BYTES = 65_536  # a longer body is written by itself: copying it behind its head would take longer than the second write
 
-_log = logging.getLogger(__name__)
-
 
 def protocol(app: Starlette) -> type[asyncio.Protocol] | Literal["auto"]:
     """What `uvicorn.Config(http=...)` takes to answer the hot routes of `app` so; uvicorn's own choice where that cannot be.
 
-    Middleware must see every request: an application that has some gets none of this.
+    Middleware must see every request: an application that has some besides our own Entrance gets none of this.
     """
-    if app.user_middleware or not has("httptools"):
+    doors = [middleware.kwargs.get("door") for middleware in app.user_middleware]
+    if len(doors) != 1 or not isinstance(doors[0], Door) or not has("httptools"):
         return "auto"
     routes = [route for route in app.routes if isinstance(route, Route) and route.path in HOT]
     base = _protocol()
 
     class Bound(base):  # type: ignore[misc, valid-type]  # uvicorn makes one for each connection and passes nothing of ours
-        hot = routes
+        hot, door = routes, doors[0]
 
     return Bound
 
@@ -58,28 +57,36 @@ def _protocol() -> type[HttpToolsProtocol]:
         """One request that is answered here. Whoever leaves before cancels its task."""
 
         task: asyncio.Task[Any] | None = None
+        door: Door
 
         async def run_asgi(self, app: Any) -> None:
-            """What uvicorn starts. app: here the endpoint."""
+            """What uvicorn starts. app: here the route."""
             self.task = asyncio.current_task()
-            endpoint: Callable[[Request], Awaitable[Response]] = app
-            request = Request(self.scope, self.receive)  # type: ignore[arg-type]
+            route: Route = app
+            known, status, sent = given(self.scope["headers"]), LEFT, 0
+            exchange = self.door.enter(known, method="POST", path=self.scope["path"], route=route.path)
             try:
-                await self._write(await _answered(endpoint, request))
+                request = Request(self.scope, self.receive)  # type: ignore[arg-type]
+                response = await _answered(self.door, exchange, known, route, request)
+                if await self._write(response, exchange):
+                    status, sent = response.status_code, len(response.body)
             except asyncio.CancelledError:
                 if not self.disconnected:  # the server stops, and waits no longer
+                    status = 500
                     await self.send_500_response()
             finally:
                 self.on_response = lambda: None
+                self.door.leave(exchange, status, sent)
 
-        async def _write(self, response: Response) -> None:
+        async def _write(self, response: Response, exchange: Exchange) -> bool:
+            """Whether somebody was there to take it."""
             if self.flow.write_paused:
                 await self.flow.drain()
             if self.disconnected or self.transport.is_closing():
-                return
+                return False
             body = bytes(response.body)
             head = [uvicorn_http.STATUS_LINE[response.status_code]]
-            for name, value in (*self.default_headers, *response.raw_headers):
+            for name, value in (*self.default_headers, *response.raw_headers, *marks(exchange)):
                 head += (name, b": ", value, b"\r\n")
             head.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
             if len(body) <= _JOINED_BYTES:
@@ -91,9 +98,36 @@ def _protocol() -> type[HttpToolsProtocol]:
             if not self.keep_alive:
                 self.transport.close()
             self.on_response()
+            return True
 
     class Protocol(uvicorn_http.HttpToolsProtocol):
         hot: tuple[Route, ...] = ()
+        door: Door
+        broken: str | None = None  # what to tell of bytes that are no HTTP, when those before them are answered
+
+        def data_received(self, data: bytes) -> None:
+            if self.broken is None:
+                super().data_received(data)
+
+        def send_400_response(self, msg: str) -> None:
+            """After the answers to the requests before it: uvicorn would write it in the place of the first one's, and close."""
+            under_way = self.cycle is not None and not self.cycle.response_complete
+            if under_way and self.cycle.more_body:  # the newest one is what is broken
+                if not self.pipeline:
+                    under_way = False
+                elif self.pipeline[0][0] is self.cycle:
+                    self.pipeline.popleft()
+            if under_way:
+                self.broken = msg
+                self.flow.pause_reading()
+            elif not self.transport.is_closing():
+                super().send_400_response(msg)
+
+        def on_response_complete(self) -> None:
+            last = not self.pipeline
+            super().on_response_complete()
+            if last and self.broken is not None and not self.transport.is_closing():
+                super().send_400_response(self.broken)
 
         def on_headers_complete(self) -> None:
             found = self._find() if self.parser.get_method() == b"POST" else None
@@ -110,7 +144,7 @@ def _protocol() -> type[HttpToolsProtocol]:
                 self.pipeline.appendleft((self.cycle, found))
 
         def _find(self) -> Any:
-            """The endpoint that this request is for, its scope completed; None where it goes the ordinary way."""
+            """The route that this request is for, its scope completed; None where it goes the ordinary way."""
             if b"%" in self.url or self.root_path:
                 return None
             url = httptools.parse_url(self.url)
@@ -120,11 +154,11 @@ def _protocol() -> type[HttpToolsProtocol]:
                     scope: dict[str, Any] = self.scope  # type: ignore[assignment]
                     scope |= {"path": path, "raw_path": url.path, "query_string": url.query or b"", "path_params": match.groupdict()}
                     scope[CANCELS] = True
-                    return route.endpoint
+                    return route
             return None
 
         def _cycle(self, version: str) -> Cycle:
-            return Cycle(
+            cycle = Cycle(
                 scope=self.scope,
                 transport=self.transport,
                 flow=self.flow,
@@ -137,6 +171,8 @@ def _protocol() -> type[HttpToolsProtocol]:
                 keep_alive=version != "1.0" and self.parser.should_keep_alive(),
                 on_response=self.on_response_complete,
             )
+            cycle.door = self.door
+            return cycle
 
         def on_body(self, body: bytes) -> None:
             if not isinstance(self.cycle, Cycle) or self.cycle.response_complete:
@@ -155,12 +191,11 @@ def _protocol() -> type[HttpToolsProtocol]:
     return Protocol
 
 
-async def _answered(endpoint: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
-    """What `endpoint` answers, its errors told as everywhere."""
+async def _answered(door: Door, exchange: Exchange, known: Given, route: Route, request: Request) -> Response:
+    """What the endpoint of `route` answers to whom the door lets in, errors told as everywhere."""
     try:
-        return await endpoint(request)
+        with door.admitted(exchange, known):
+            response: Response = await route.endpoint(request)
+            return response
     except Exception as error:  # noqa: BLE001 - told to whoever asked
-        response, expected = await told(request, error)
-        if not expected:
-            _log.error("a request failed", exc_info=error)
-        return response
+        return await told(request, error)

@@ -3,8 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from ..core.errors import Overloaded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A call of the program that went well. began, ended: on the batcher's clock; size: its samples; witnesses: of its requests, of those
+    that have one."""
+
+    began: float
+    ended: float
+    size: int
+    witnesses: Sequence[Witness]
+
+
+class Witness(Protocol):
+    """Who wants to know in which calls one request takes part. Told on the program's thread, before the answer is there."""
+
+    def called(self, call: Call, arrived: float) -> None:
+        """arrived: when the request, or this part of it, got in line."""
 
 
 class Meter:

@@ -16,11 +16,10 @@ from ..core.errors import DataError, Overloaded, UnknownModel
 from . import warmup
 from .batcher import Batcher, Outputs
 from .drift import Drift
-from .meter import Meter
+from .meter import Meter, Witness
 from .metrics import Metrics
+from .options import MAX_QUEUE
 from .schedule import Priority, Schedule
-
-MAX_QUEUE = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +104,14 @@ class Model:
         batcher.start()
         self._batcher = batcher
 
-    async def infer(self, tensors: Mapping[str, np.ndarray], wish: Wish) -> Outputs:
-        """The outputs for tensors that `bundle.prepare` or `prepare_tensors` checked. Raises Overloaded, QueueFull, HastenError."""
+    async def infer(self, tensors: Mapping[str, np.ndarray], wish: Wish, *, witness: Witness | None = None) -> Outputs:
+        """The outputs for tensors that `bundle.prepare` or `prepare_tensors` checked. witness: told of the calls.
+
+        Raises Overloaded, QueueFull, HastenError.
+        """
         if self._batcher is None:
             raise Overloaded("comes before the model is ready", retry_after_seconds=1.0)
-        return await self._batcher.submit(tensors, deadline=self.deadline(wish), priority=wish.priority)
+        return await self._batcher.submit(tensors, deadline=self.deadline(wish), priority=wish.priority, witness=witness)
 
     def deadline(self, wish: Wish) -> float:
         """When the answer is due. Bulk requests have no objective but their own."""

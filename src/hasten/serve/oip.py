@@ -79,7 +79,7 @@ class Oip:
         # Tensors as bytes are not copied, only looked through: that is about 64 times faster than reading JSON.
         size = len(body) if length is None else max(length, len(body) // 64)
         asked = await self.service.decode(model, Wish(arrived=arrived), decode, size=size)
-        chosen.id = asked.id or chosen.id
+        chosen.exchange.id = asked.id or chosen.exchange.id
         wish = Wish(arrived=arrived, timeout=asked.timeout, priority=asked.priority)
         outputs = await self.service.infer(request, chosen, asked.tensors, wish)
         numbers = sum(outputs[wanted.name].nbytes for wanted in asked.wanted if not wanted.binary)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http
 import json
+import logging
 import math
 from collections.abc import Mapping
 
@@ -38,6 +39,11 @@ STATUS_OF = {
 }
 """The HTTP status of an error of ours: bad data are the caller's fault, too much is nobody's, the rest is ours."""
 
+LEFT = 499
+"""The status of a request whose client left before the answer, for the access log; nginx calls it so too."""
+
+_log = logging.getLogger(__name__)
+
 
 async def our_error(request: Request, error: Exception) -> Response:
     """An error of hasten's own."""
@@ -56,11 +62,11 @@ async def http_error(request: Request, error: Exception) -> Response:
 
 async def client_gone(request: Request, error: Exception) -> Response:
     """Nobody reads this; it ends the exchange."""
-    return _answer(request, 400, "the client went away")
+    return Response(status_code=LEFT)
 
 
 async def unexpected(request: Request, error: Exception) -> Response:
-    """Anything else. Starlette raises it again after this answer, so that the server's log has the traceback and the client has not."""
+    """Anything else: the log has the traceback, and the client has not."""
     return _answer(request, 500, f"internal error ({type(error).__name__})")
 
 
@@ -68,10 +74,12 @@ HANDLERS = {HTTPException: http_error, HastenError: our_error, ClientDisconnect:
 """Which of these answers which error: the first that it is an instance of."""
 
 
-async def told(request: Request, error: Exception) -> tuple[Response, bool]:
-    """The answer to an error, and whether such errors are expected: the others belong into the log."""
+async def told(request: Request, error: Exception) -> Response:
+    """The answer to an error. One that nobody expected goes into the log."""
     handler = next(handler for kind, handler in HANDLERS.items() if isinstance(error, kind))
-    return await handler(request, error), handler is not unexpected
+    if handler is unexpected:
+        _log.error("a request failed", exc_info=error)
+    return await handler(request, error)
 
 
 def _answer(request: Request, status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from ..core.errors import DataError, JobError
 from .batcher import Outputs
 from .canary import Canary
+from .exchange import CURRENT, Exchange
 from .experiment import Experiment
 from .feedback import MOST_SAMPLES, Answered, Answers
 from .metrics import Metrics
@@ -31,11 +31,11 @@ _log = logging.getLogger(__name__)
 class Assignment:
     """One request and the version that answers it, which stays loaded until the request has ended.
 
-    id: by which its sender may speak of it later; route: where chance or a sticky key chose the version.
+    exchange: what is told of it; route: where chance or a sticky key chose the version.
     """
 
     model: Model
-    id: str
+    exchange: Exchange
     router: Router
     route: Route | None = None
 
@@ -43,7 +43,7 @@ class Assignment:
         """The outputs for checked tensors. Raises what `Model.infer` raises."""
         began = time.monotonic()
         try:
-            outputs = await self.model.infer(tensors, wish)
+            outputs = await self.model.infer(tensors, wish, witness=self.exchange)
         except Exception as error:
             if self.route is not None and not isinstance(error, DataError):
                 self.route.ended(self.model, failed=True)
@@ -55,9 +55,8 @@ class Assignment:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What every answer says of itself. An id comes from its sender: one that is no header (a line's end in it) is left out."""
-        version = {"hasten-model-version": self.model.version}
-        return {"x-request-id": self.id, **version} if self.id.isascii() and self.id.isprintable() else version
+        """What the answer says of itself."""
+        return {"hasten-model-version": self.model.version}
 
 
 @dataclass(kw_only=True)
@@ -165,16 +164,16 @@ class Router:
         self.routes = {name: Route(name=name, models=models, traffic=wanted, metrics=metrics) for name, wanted in (traffic or {}).items()}
 
     @contextlib.asynccontextmanager
-    async def assign(
-        self, name: str, version: str | None, *, key: str | None = None, request_id: str | None = None
-    ) -> AsyncIterator[Assignment]:
+    async def assign(self, name: str, version: str | None, *, key: str | None = None) -> AsyncIterator[Assignment]:
         """The version that answers, as long as this lasts. key: requests with the same one get the same version. Raises UnknownModel."""
         route = None if version else self.routes.get(name)
         model = self.models.get(name, version if route is None else route.choose(key))
         while model.evicted and self._recall is not None:  # again where somebody else made it go while this waited
             model = await self._recall(model)
         with model.held():
-            yield Assignment(model=model, id=request_id or uuid.uuid4().hex, router=self, route=route)
+            exchange = CURRENT.get() or Exchange()
+            exchange.model, exchange.version = model.name, model.version
+            yield Assignment(model=model, exchange=exchange, router=self, route=route)
 
     def remember(self, chosen: Assignment, outputs: Outputs) -> None:
         """Keep what a classifier answered, so that it can be judged."""
@@ -189,7 +188,7 @@ class Router:
             names=manifest.labels,
             classes=outputs[manifest.output].argmax(axis=1).tolist(),
         )
-        self.answers.remember(chosen.id, answered)
+        self.answers.remember(chosen.exchange.id, answered)
 
     def judge(self, request_id: str, label: Any) -> tuple[Answered, list[bool]] | None:
         """Whether the answer to a request was right, by sample; None where it is not known (any more). Raises DataError."""

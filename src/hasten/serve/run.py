@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import math
 import re
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bundle.read import Bundle
 from ..core.errors import JobError, NotPossibleHere
 from ..core.need import require
-from ..core.units import parse_duration, parse_size
 from .access import Access
-from .models import MAX_QUEUE
+from .access_log import AccessLog
+from .door import Door
+from .options import ServeOptions
 from .tls import Tls
+from .tracing import Tracing
 from .traffic import read_traffic
 
 if TYPE_CHECKING:
@@ -29,68 +30,45 @@ if TYPE_CHECKING:
     from .service import Service
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
+DEFAULTS = ServeOptions()
 GRACE_SECONDS = 10  # for requests under way at shutdown
 
 
-def serve(
-    *bundles: Path | str,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    grpc_port: int | None = None,
-    slo: str | float | None = None,
-    max_queue: int = MAX_QUEUE,
-    allow_reload: bool = False,
-    split: Sequence[str] = (),
-    canary: Sequence[str] = (),
-    shadow: Sequence[str] = (),
-    memory: str | float | None = None,
-    api_keys: Path | str | None = None,
-    tls_cert: Path | str | None = None,
-    tls_key: Path | str | None = None,
-    tls_ca: Path | str | None = None,
-    announce: Callable[[str], None] | None = None,
-    log_level: str = "warning",
-) -> None:
+def serve(*bundles: Path | str, options: ServeOptions = DEFAULTS, announce: Callable[[str], None] | None = None) -> None:
     """Serve `bundles` until SIGINT or SIGTERM; requests under way are finished first.
 
-    bundles: folders, or NAME=FOLDER; several of one name are its versions 1, 2, ...; port, grpc_port: 0 takes a free one, and without
-    a grpc_port there is no gRPC; slo: the service objective, from a request's arrival to its answer, in seconds or as "50ms": batches are
-    as large as keeps it, and who cannot be answered in time is refused; max_queue: requests that may wait for one model; allow_reload:
-    requests and SIGHUP may load models anew; split, canary, shadow: how versions share requests, as `read_traffic` takes it; memory: for
-    all programs together, as "2GB": who was asked least recently makes room; api_keys: a file, as access.py shows it; tls_cert, tls_key,
-    tls_ca: PEM files; with a tls_ca, callers need a certificate that it signed; announce: called with each address once connections are
-    taken. Every bundle is proved and every program warmed up before that. Raises JobError, BundleError, NotPossibleHere, MissingExtra.
+    bundles: folders, or NAME=FOLDER; several of one name are its versions 1, 2, ...; announce: called with each address once connections
+    are taken. Every bundle is proved and every program warmed up before that. Raises JobError, BundleError, NotPossibleHere, MissingExtra.
     """
     import uvicorn
 
     from . import hot
     from .app import create_app
 
-    objective = math.inf if slo is None else parse_duration(slo, field="--slo")
-    if grpc_port is not None:
-        _check_port("--grpc-port", grpc_port)
+    if options.grpc_port is not None:
+        _check_port("--grpc-port", options.grpc_port)
         require("grpc", why="by --grpc-port")
-    traffic = read_traffic(split=split, canary=canary, shadow=shadow)
-    memory_bytes = math.inf if memory is None else parse_size(memory, field="--memory")
-    access = None if api_keys is None else Access.read(api_keys)
-    tls = Tls.of(tls_cert, tls_key, tls_ca)
+    objective, memory_bytes = options.objective, options.memory_bytes
+    traffic = read_traffic(split=options.split, canary=options.canary, shadow=options.shadow)
+    tls = Tls.of(options.tls_cert, options.tls_key, options.tls_ca)
     with contextlib.ExitStack() as opened:
+        opened.callback((door := _door(options)).close)
         named = [_open(text, opened) for text in bundles]
-        with listen(host, port) as listening:
+        with listen(options.host, options.port) as listening:
             app = create_app(
                 *(bundle for _, bundle in named),
                 names=[name for name, _ in named],
                 objective=objective,
-                max_queue=max_queue,
-                allow_reload=allow_reload,
+                max_queue=options.max_queue,
+                allow_reload=options.allow_reload,
                 traffic=traffic,
                 memory_bytes=memory_bytes,
-                access=access,
+                door=door,
             )
             config = uvicorn.Config(
                 app,
                 http=hot.protocol(app),
-                log_level=log_level,
+                log_level="warning",
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=GRACE_SECONDS,
@@ -100,26 +78,32 @@ def serve(
             app.state.service.repository.start()  # what goes wrong here is one line, and nobody was told to come
             server = _server(config)
             with _quiet_stop(server), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-                runner.run(_run(server, listening, app.state.service, host, grpc_port, announce or (lambda _: None), tls))
+                runner.run(_run(server, listening, app.state.service, options, announce or (lambda _: None), tls))
+
+
+def _door(options: ServeOptions) -> Door:
+    """Raises JobError, MissingExtra."""
+    access = None if options.api_keys is None else Access.read(options.api_keys)
+    tracing = Tracing.of(options.traces)
+    return Door(access=access, tracing=tracing, log=None if options.access_log is None else AccessLog(options.access_log))
 
 
 async def _run(
     server: uvicorn.Server,
     listening: socket.socket,
     service: Service,
-    host: str,
-    grpc_port: int | None,
+    options: ServeOptions,
     announce: Callable[[str], None],
     tls: Tls | None,
 ) -> None:
     async with contextlib.AsyncExitStack() as also:
         also.enter_context(_reloading(service))
         addresses = [_url(listening, "http" if tls is None else "https")]
-        if grpc_port is not None:
+        if options.grpc_port is not None:
             from .grpc_server import running
 
-            port = await also.enter_async_context(running(service, host, grpc_port, grace=GRACE_SECONDS, tls=tls))
-            addresses.append(f"{'grpc' if tls is None else 'grpcs'}://{_address(host, port)}")
+            port = await also.enter_async_context(running(service, options.host, options.grpc_port, grace=GRACE_SECONDS, tls=tls))
+            addresses.append(f"{'grpc' if tls is None else 'grpcs'}://{_address(options.host, port)}")
         for address in addresses:
             announce(address)
         await server.serve(sockets=[listening])

@@ -8,7 +8,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from anyio import CapacityLimiter, to_thread
@@ -17,8 +17,9 @@ from starlette.requests import ClientDisconnect, Request
 
 from ..core.errors import QueueFull
 from ..core.machine import usable_cores
-from .access import Access
 from .batcher import Outputs
+from .door import Door
+from .exchange import CURRENT
 from .metrics import Metrics
 from .models import Model, Models, Wish
 from .reload import Repository
@@ -36,8 +37,8 @@ SMALL_ANSWER_BYTES = 16_384
 CANCELS = "hasten.cancels"
 """In a request's scope: its task is cancelled when its client goes away, so that nobody has to watch."""
 
-REQUEST_ID, STICKY_KEY = "x-request-id", "hasten-sticky-key"
-"""Headers of requests. Those with one sticky key are answered by one version; the same name is metadata over gRPC."""
+STICKY_KEY = "hasten-sticky-key"
+"""A header of requests: those with one sticky key are answered by one version. The same name is metadata over gRPC."""
 
 _DECODE_RATE = 0.1  # the weight of the newest picture in the average
 
@@ -56,7 +57,7 @@ class Service:
 
     repository: Repository
     traffic: Mapping[str, Traffic] = field(default_factory=dict)
-    access: Access | None = None
+    door: Door = field(default_factory=Door)
     metrics: Metrics | None = None
     limits: Limits = field(default_factory=Limits)
     # Decoding is bounded: each picture may take MAX_PIXELS * 3 bytes.
@@ -76,14 +77,7 @@ class Service:
 
         Raises UnknownModel.
         """
-        headers = request.headers
-        return self.router.assign(name, version, key=headers.get(STICKY_KEY), request_id=headers.get(REQUEST_ID))
-
-    def admitted(self, context: Any) -> contextlib.AbstractContextManager[None]:
-        """Lets in a gRPC call as long as it lasts. Raises NotKnown, RateLimited."""
-        if self.access is None:
-            return contextlib.nullcontext()
-        return self.access.admitted(context.invocation_metadata() or ())
+        return self.router.assign(name, version, key=request.headers.get(STICKY_KEY))
 
     @contextlib.asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
@@ -102,6 +96,8 @@ class Service:
                 if hold(len(chunk)) > limit:
                     raise _too_large(limit)
             body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            if (exchange := CURRENT.get()) is not None:
+                exchange.received = len(body)
             if not body:
                 raise HTTPException(400, "the body must not be empty")
             encoding = request.headers.get("content-encoding", "")
@@ -164,7 +160,10 @@ class Service:
                 return function()
             return await to_thread.run_sync(function, limiter=self.pool)
         finally:
-            model.meter.stage(stage, now() - began)
+            ended = now()
+            model.meter.stage(stage, ended - began)
+            if (exchange := CURRENT.get()) is not None:
+                exchange.stages.append((stage, began, ended))
 
     async def infer(self, request: Request, chosen: Assignment, tensors: Mapping[str, np.ndarray], wish: Wish) -> Outputs:
         """The chosen version's outputs. Where the client goes away before, the request leaves the queue.
