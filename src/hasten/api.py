@@ -383,6 +383,8 @@ def serve_bundle(
     canary: Sequence[str] = (),
     shadow: Sequence[str] = (),
     memory: str | float | None = None,
+    replicas: int | str = 1,
+    isolate: bool = False,
     api_keys: Path | str | None = None,
     tls_cert: Path | str | None = None,
     tls_key: Path | str | None = None,
@@ -404,6 +406,9 @@ def serve_bundle(
         canary: "digits@2=5": 5 % of the requests go to version 2, until it is surely worse than the others.
         shadow: "digits@2": version 2 gets copies of requests, whose outputs are compared and answer nobody.
         memory: for all programs together, in bytes or as "2GB"; who was asked least recently is unloaded, and loaded when asked again.
+        replicas: processes that run each program, with their part of the cores; 1: this one alone; "auto": as many as pay. One that ends
+            is started again, and what it computed is computed by another one.
+        isolate: run it in a process of its own even where there is one, so that a crash of the runtime ends no connection.
         api_keys: a file of keys with their limits, as hasten.serve.access shows it. Default: whoever reaches the port may ask.
         tls_cert: the server's certificate, a PEM file with its chain.
         tls_key: the key that goes with it.
@@ -418,8 +423,8 @@ def serve_bundle(
 
     serve(
         *bundles, host=host, port=port, grpc_port=grpc_port, slo=slo, max_queue=max_queue or MAX_QUEUE, allow_reload=allow_reload,
-        split=split, canary=canary, shadow=shadow, memory=memory, api_keys=api_keys, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca,
-        announce=announce,
+        split=split, canary=canary, shadow=shadow, memory=memory, replicas=replicas, isolate=isolate, api_keys=api_keys,
+        tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca, announce=announce,
     )  # fmt: skip
 
 

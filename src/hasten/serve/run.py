@@ -20,6 +20,7 @@ from ..core.need import require
 from ..core.units import parse_duration, parse_size
 from .access import Access
 from .models import MAX_QUEUE
+from .staffing import Staffing
 from .tls import Tls
 from .traffic import read_traffic
 
@@ -44,6 +45,8 @@ def serve(
     canary: Sequence[str] = (),
     shadow: Sequence[str] = (),
     memory: str | float | None = None,
+    replicas: int | str = 1,
+    isolate: bool = False,
     api_keys: Path | str | None = None,
     tls_cert: Path | str | None = None,
     tls_key: Path | str | None = None,
@@ -57,9 +60,12 @@ def serve(
     a grpc_port there is no gRPC; slo: the service objective, from a request's arrival to its answer, in seconds or as "50ms": batches are
     as large as keeps it, and who cannot be answered in time is refused; max_queue: requests that may wait for one model; allow_reload:
     requests and SIGHUP may load models anew; split, canary, shadow: how versions share requests, as `read_traffic` takes it; memory: for
-    all programs together, as "2GB": who was asked least recently makes room; api_keys: a file, as access.py shows it; tls_cert, tls_key,
-    tls_ca: PEM files; with a tls_ca, callers need a certificate that it signed; announce: called with each address once connections are
-    taken. Every bundle is proved and every program warmed up before that. Raises JobError, BundleError, NotPossibleHere, MissingExtra.
+    all programs together, as "2GB": who was asked least recently makes room; replicas: processes that run each program, 1: this one
+    alone, "auto": as many as pay; isolate: another process runs it even where it is one; api_keys: a file, as access.py shows it;
+    tls_cert, tls_key, tls_ca: PEM files; with a tls_ca, callers need a certificate that it signed; announce: called with each address
+    once connections are taken. Every bundle is proved and every program warmed up before that.
+
+    Raises JobError, BundleError, NotPossibleHere, MissingExtra.
     """
     import uvicorn
 
@@ -72,6 +78,7 @@ def serve(
         require("grpc", why="by --grpc-port")
     traffic = read_traffic(split=split, canary=canary, shadow=shadow)
     memory_bytes = math.inf if memory is None else parse_size(memory, field="--memory")
+    staffing = Staffing.read(replicas, isolated=isolate)
     access = None if api_keys is None else Access.read(api_keys)
     tls = Tls.of(tls_cert, tls_key, tls_ca)
     with contextlib.ExitStack() as opened:
@@ -86,6 +93,7 @@ def serve(
                 traffic=traffic,
                 memory_bytes=memory_bytes,
                 access=access,
+                staffing=staffing,
             )
             config = uvicorn.Config(
                 app,
