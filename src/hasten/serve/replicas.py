@@ -30,8 +30,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Staff:
-    """The processes as they are now. ready: how many answer; back_seconds: where none does, until one probably will; away: why none does,
-    where none is being started."""
+    """The processes as they are now. ready: how many answer; back_seconds: where none does, until one probably will; away: why nobody
+    should wait for that, where all of them have ended more than once."""
 
     ready: int
     back_seconds: float = 0.0
@@ -50,7 +50,7 @@ class Replicas(Program):
         self._order = {"path": os.fspath(bundle.path.absolute()), "digest": bundle.manifest.digest, "threads": threads}
         self._changed = threading.Condition()  # guards what follows
         self._all, self._free = set[Process](), list[Process]()
-        self._returns: dict[int, float] = {}  # when those that pause are started again, by number
+        self._pauses: dict[int, tuple[float, float]] = {}  # of those that are to be started again, by number: seconds, and until when
         self._reason = ""  # why the last one that ended did
         self._closed = threading.Event()
         self._told: Callable[[], None] = lambda: None
@@ -84,10 +84,10 @@ class Replicas(Program):
         with self._changed:
             if ready := sum(process.ready for process in self._all):
                 return Staff(ready=ready)
-            if len(self._returns) < self.count:
-                return Staff(ready=0, back_seconds=self._start_seconds)
-            pause = max(0.0, min(self._returns.values()) - time.monotonic())
-            return Staff(ready=0, back_seconds=pause + self._start_seconds, away=self._reason)
+            pause = 0.0
+            if len(self._pauses) == self.count:
+                pause = max(0.0, min(until for _, until in self._pauses.values()) - time.monotonic())
+            return Staff(ready=0, back_seconds=pause + self._start_seconds, away=self._reason if self._is_hopeless() else "")
 
     @property
     def pids(self) -> list[int]:
@@ -137,10 +137,14 @@ class Replicas(Program):
     def _take(self) -> Process:
         with self._changed:
             while not self._free:
-                if self._closed.is_set() or len(self._returns) == self.count:
+                if self._closed.is_set() or self._is_hopeless():
                     raise ReplicaLost(f"needs a replica, and none runs: {self._reason}", retry_after_seconds=self._start_seconds)
                 self._changed.wait()
             return self._free.pop(0)  # in turn: caches and clocks of all of them stay warm
+
+    def _is_hopeless(self) -> bool:
+        """Whether all have ended soon after they were started again."""
+        return sum(seconds > _FIRST_PAUSE_SECONDS for seconds, _ in self._pauses.values()) == self.count
 
     def _spawned(self) -> Process:
         process = Process()
@@ -170,12 +174,12 @@ class Replicas(Program):
         if not seconds:
             return
         with self._changed:
-            self._returns[number] = time.monotonic() + seconds
+            self._pauses[number] = seconds, time.monotonic() + seconds
             self._changed.notify_all()  # who waits for a process hears that there is none
         self._told()
         self._closed.wait(seconds)
         with self._changed:
-            del self._returns[number]
+            del self._pauses[number]
         self._told()
 
     def _started(self) -> Process | None:
