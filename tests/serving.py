@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import uvicorn
 from starlette.applications import Starlette
 
@@ -38,10 +40,12 @@ def _hears_hangups() -> None:
 
 
 @contextmanager
-def process(*bundles: Path | str, grpc: bool = False, **options: Any) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """`hasten.serve.run.serve` in a process of its own, with the addresses that it announced."""
+def process(
+    *bundles: Path | str, grpc: bool = False, stderr: Any = subprocess.PIPE, **options: Any
+) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """`hasten.serve.run.serve` in a process of its own, with the addresses that it announced. stderr: where its log goes."""
     command = [sys.executable, "-c", _SERVE, json.dumps({**options, "grpc_port": 0 if grpc else None}), *map(str, bundles)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_hears_hangups) as child:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, preexec_fn=_hears_hangups) as child:
         try:
             assert child.stdout is not None
             yield child, [child.stdout.readline().strip() for _ in range(1 + grpc)]
@@ -65,6 +69,29 @@ def here(app: Starlette, *, hot_path: bool = True) -> Iterator[tuple[uvicorn.Ser
             server.should_exit = True
             thread.join(60)
             assert not thread.is_alive()
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes that a server has started."""
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def metric(url: str, name: str, **labels: str) -> float:
+    """A number at /metrics, 0 where it is not there; of several that have these labels, the sum."""
+    total = 0.0
+    for line in httpx.get(f"{url}/metrics", timeout=60).text.splitlines():
+        if line.startswith((f"{name} ", f"{name}{{")) and all(f'{key}="{value}"' in line for key, value in labels.items()):
+            total += float(line.rsplit(" ", 1)[1])
+    return total
+
+
+def until(holds: Callable[[], bool], what: str) -> None:
+    """Ask until it holds. Each question is a request or a look at a process, which takes its time; a minute's worth of them is too many."""
+    for _ in range(20_000):
+        if holds():
+            return
+        os.sched_yield()
+    raise AssertionError(f"never: {what}")
 
 
 def tensors(count: int) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,7 +24,7 @@ from starlette.responses import Response
 
 from hasten.bundle.read import Bundle
 from hasten.bundle.write import write
-from hasten.serve import hot
+from hasten.serve import halfclose, hot
 from hasten.serve.access import Access, Rights
 from hasten.serve.app import create_app
 from hasten.serve.door import Door
@@ -46,6 +47,7 @@ def post(path: str, content: bytes = b"", kind: str = "application/json", *, met
     return "\r\n".join([f"{method} {path} HTTP/1.1", *(f"{k}: {v}" for k, v in head.items()), "", ""]).encode() + content
 
 
+OPEN = {"Connection": "keep-alive"}
 CHUNKED = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n".encode()
 REQUESTS = {
     "json": post(INFER, AS_JSON),
@@ -93,6 +95,20 @@ def exchange(url: str, request: bytes) -> bytes:
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
+def half_closed(url: str, request: bytes) -> bytes:
+    """The same of a client that says at once that it sends no more."""
+    at = urlsplit(url)
+    with socket.create_connection((at.hostname, at.port), timeout=30) as connection:
+        connection.sendall(request)
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def alone(answer: bytes) -> bytes:
+    """An answer without what may be said of the connection."""
+    return without_date(answer).replace(halfclose.INTERIM, b"").replace(b"connection: close\r\n", b"")
+
+
 def without_date(answer: bytes) -> bytes:
     return re.sub(rb"\r\ndate: [^\r]+", b"", answer)
 
@@ -105,13 +121,12 @@ def test_the_answer_is_the_same_on_both_ways(urls: tuple[str, str], name: str) -
 
 
 def test_answers_on_one_connection_keep_the_order_of_its_requests(urls: tuple[str, str]) -> None:
-    open_ = {"Connection": "keep-alive"}
     ordinary = b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n"
     sent = [
-        post(INFER, AS_JSON, **open_),
+        post(INFER, AS_JSON, **OPEN),
         ordinary,
-        post(INFER, b"{", **open_),
-        post(CLASSIFY, BASE64, **open_),
+        post(INFER, b"{", **OPEN),
+        post(CLASSIFY, BASE64, **OPEN),
         ordinary,
         post(INFER, AS_JSON),
     ]
@@ -136,6 +151,26 @@ def test_what_is_no_http_is_told_after_the_answers_to_those_before_it(urls: tupl
     answer = exchange(urls[0], b"".join([*good[:before], broken]) + post(INFER, AS_JSON))
     assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * before + [b"400"]
     assert answer.endswith(b"Invalid HTTP request received.")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says whether somebody is there")
+@pytest.mark.parametrize(
+    "name", ["json", "binary", "picture", "http 1.0", "chunked", "wrong base64", "no such path", "kept alive", "probe"]
+)
+def test_who_half_closes_after_his_request_gets_the_same_answer_and_then_the_end(urls: tuple[str, str], name: str) -> None:
+    requests = {**REQUESTS, "kept alive": post(INFER, AS_JSON, **OPEN), "probe": post("/v2/health/ready", method="GET")}
+    whole = exchange(urls[0], requests[name].replace(b"keep-alive", b"close"))
+    assert alone(half_closed(urls[0], requests[name])) == alone(whole)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says whether somebody is there")
+def test_who_half_closes_after_several_requests_gets_all_answers(urls: tuple[str, str]) -> None:
+    answers = half_closed(urls[0], post(INFER, AS_JSON, **OPEN) * 3 + b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert re.findall(rb"HTTP/1.1 (\d+)", alone(answers)) == [b"200"] * 4
+
+
+def test_who_half_closes_within_a_request_is_closed_without_an_answer(urls: tuple[str, str]) -> None:
+    assert half_closed(urls[0], post(INFER, AS_JSON)[:-1]) == b""
 
 
 def test_a_body_is_asked_for_where_the_client_waits_for_that(urls: tuple[str, str]) -> None:

@@ -77,10 +77,14 @@ class Manifest(_Part):
     def to_target(self) -> Target:
         return Target(threads=self.target.threads, batch_size=self.target.batch_size, device=self.target.device)
 
+    @property
+    def digest(self) -> str:
+        """What tells this bundle from any other: it holds the digests of all its files."""
+        return digest_json(self.model_dump(mode="json"))
+
     def text(self) -> str:
         """The file's content: with a digest of itself, so that a flipped bit shows here too."""
-        content = self.model_dump(mode="json")
-        return json.dumps({**content, "digest": digest_json(content)}, indent=1) + "\n"
+        return json.dumps({**self.model_dump(mode="json"), "digest": self.digest}, indent=1) + "\n"
 
 
 def read_manifest(root: Path) -> Manifest:

@@ -151,6 +151,11 @@ class Bundle:
         _ = self._program
         return self
 
+    def use(self, program: Program) -> Self:
+        """Run `program`, which was made of this bundle, instead of loading one; `close` closes it."""
+        self.__dict__["_program"] = program
+        return self
+
     def prepare(self, inputs: Any) -> dict[str, np.ndarray]:
         """The model's tensors: pictures preprocessed, tensors checked. inputs: as for `predict`. Raises DataError."""
         return prepare(inputs, self.signature, self.manifest.preprocess)

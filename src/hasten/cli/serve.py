@@ -21,6 +21,8 @@ from . import output, shared
 @click.option("--canary", multiple=True, metavar="M@2=5", help="Version 2 gets 5 %, until it is surely worse than the others.")
 @click.option("--shadow", multiple=True, metavar="M@2", help="Version 2 gets copies; its outputs are compared and answer nobody.")
 @click.option("--memory", metavar="SIZE", help="For all programs together: 2GB. Who was asked least recently makes room. Default: none.")
+@click.option("--replicas", default="1", metavar="N", help="Processes for each program; auto: as many as pay. Default: 1, the server's.")
+@click.option("--isolate", is_flag=True, help="Run each program outside of the server even where it is one: a crash ends no connection.")
 @click.option("--api-keys", metavar="FILE", type=click.Path(), help="Keys and what each may ask (TOML). Default: everybody may.")
 @click.option("--tls-cert", metavar="FILE", type=click.Path(), help="Certificate (PEM) to answer https and grpcs with.")
 @click.option("--tls-key", metavar="FILE", type=click.Path(), help="The key that goes with it.")

@@ -15,6 +15,7 @@
     │   ├── WorkerError        3   a child process crashed, was killed, or ran out of time or memory
     │   └── Overloaded         3   the server cannot answer in time now; the error says when to come again
     │       ├── QueueFull      3   as many requests wait as may
+    │       ├── ReplicaLost    3   the process that computed the answer ended
     │       └── RateLimited    3   this key asks more than it may
     ├── MissingExtra           4   an optional package is missing; the message holds the install line
     └── LimitsNotMet           5   everything ran, and nothing keeps the limits
@@ -121,6 +122,10 @@ class Overloaded(NotPossibleHere):
 
 class QueueFull(Overloaded):
     """As many requests wait as may."""
+
+
+class ReplicaLost(Overloaded):
+    """The process that computed the answer ended, or there is none that could."""
 
 
 class RateLimited(Overloaded):

@@ -21,6 +21,7 @@ from .predict import Predict
 from .problems import HANDLERS
 from .reload import Repository
 from .service import Limits, Service
+from .staffing import Staffing
 from .tasks import Tasks
 from .traffic import Traffic
 from .trials import Trials
@@ -37,19 +38,21 @@ def create_app(
     traffic: Mapping[str, Traffic] | None = None,
     memory_bytes: float = math.inf,
     door: Door | None = None,
+    staffing: Staffing | None = None,
 ) -> Starlette:
     """The server of `bundles`, whose programs are loaded at start-up and let go at shutdown.
 
     names: what they are called, where not by their own names; objective: seconds from a request's arrival to its answer, or infinity;
     max_queue: requests of one class that may wait for one model; allow_reload: whether requests may load and unload models;
     traffic: how versions share requests, by model; memory_bytes: for all programs that are loaded together; door: who may
-    ask and what is kept of requests, None: all and nothing; whoever made it closes it.
+    ask and what is kept of requests, None: all and nothing; whoever made it closes it; staffing: how many processes run
+    each program, None: this one alone.
     """
     metrics = Metrics() if has("prometheus_client") else None
     named = list(zip(names or [bundle.name for bundle in bundles], bundles, strict=True))
 
     def make(name: str, version: str, bundle: Bundle) -> Model:
-        return Model(name, version, bundle, objective=objective, max_queue=max_queue, metrics=metrics)
+        return Model(name, version, bundle, objective=objective, max_queue=max_queue, staffing=staffing or Staffing(), metrics=metrics)
 
     models = Models.of(named, make)
     repository = Repository(models=models, make=make, allowed=allow_reload, memory_bytes=memory_bytes)

@@ -1,7 +1,8 @@
 """Requests wait here, share calls of the program, and get their own part of the answer. No HTTP.
 
-One thread calls the program, one call at a time, and takes the next batch itself, so that the program does not wait for the event
-loop between calls. Nobody polls: a request wakes the thread, the end of a call wakes the request. `schedule.py` says who is next.
+One thread a worker, mostly the only one, calls the program, one call at a time, and takes the next batch itself, so that the program does
+not wait for the event loop between calls. Nobody polls: a request wakes a thread, the end of a call wakes the request. `schedule.py` says
+who is next.
 """
 
 from __future__ import annotations
@@ -17,15 +18,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core.errors import HastenError, Overloaded
+from ..core.errors import HastenError, Overloaded, ReplicaLost
 from ..core.seams import Arrays
 from .meter import Call, Meter, Witness
 from .schedule import Priority, Schedule, Ticket, Turn
 
 Outputs = dict[str, np.ndarray]
-
-_LANES = 2  # parts of one large request at a time: one is computed and one is next, and the queue stays free for others
-
+Room = Callable[[Sequence[Arrays]], contextlib.AbstractContextManager[Arrays]]
+"""Puts the tensors of the requests that share a call together, for one call."""
 
 _LATENESS = 0.95  # the part of the answers that reach those who wait within the time that is set aside for it
 _STEP = 0.05  # of that time, by which one answer corrects it
@@ -34,7 +34,8 @@ _SET_ASIDE = 0.1  # of the time that a request has, at most
 
 @dataclass(kw_only=True)
 class _Waiting:
-    """What a ticket carries: the tensors, and who waits for the outputs. ended: when its call did; witness: told of the call."""
+    """What a ticket carries: the tensors, and who waits for the outputs. ended: when its call did; lost: whether a call already was;
+    witness: told of the call."""
 
     inputs: Arrays
     loop: asyncio.AbstractEventLoop
@@ -42,13 +43,15 @@ class _Waiting:
     arrived: float
     ended: float = 0.0
     witness: Witness | None = None
+    lost: bool = False
 
 
 class Batcher:
     """Answers requests by calling `run`, as many together as pay. `start` it first, `drain` it at the end.
 
-    run: tensors by name [N, ...] -> outputs by name [N, ...], called on one thread of the batcher's own; shares: whether requests
-    may share a call, the first axis of every tensor being samples; clock: seconds, as deadlines count them.
+    run: tensors by name [N, ...] -> outputs by name [N, ...], called on threads of the batcher's own; shares: whether requests
+    may share a call, the first axis of every tensor being samples; workers: how many calls may be made at a time; room: where `run` wants
+    its tensors; clock: seconds, as deadlines count them.
     """
 
     def __init__(
@@ -57,18 +60,22 @@ class Batcher:
         schedule: Schedule,
         *,
         shares: bool = True,
+        workers: int = 1,
+        room: Room | None = None,
         clock: Callable[[], float] = time.monotonic,
         meter: Meter | None = None,
     ) -> None:
         self._run, self._schedule, self._shares, self._clock = run, schedule, shares, clock
+        self._room = room or _joined
         self._meter = meter or Meter()
         self._changed = threading.Condition()  # guards the schedule and _stopping
         self._stopping = False
+        self._away, self._back_seconds = "", 0.0  # why nothing can be computed now, and until when
         self._taken = 0  # requests that are not answered yet
         self._delivery = 1e-4  # seconds from the end of a call until its answers are in their senders' hands, mostly
         self._draining = False  # nobody is taken any more
         self._drained = asyncio.Event()
-        self._thread = threading.Thread(target=self._work, name="hasten-program", daemon=True)
+        self._threads = [threading.Thread(target=self._work, name="hasten-program", daemon=True) for _ in range(workers)]
 
     def __len__(self) -> int:
         """Requests that wait."""
@@ -76,7 +83,18 @@ class Batcher:
 
     def start(self) -> None:
         """Begin to answer."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
+
+    def staff(self, workers: int, *, back_seconds: float = 0.0, away: str = "") -> None:
+        """From now on so many calls can be made at a time. back_seconds: where it is none, until it is one again; away: why not to wait."""
+        with self._changed:
+            self._away, self._back_seconds = away, back_seconds
+            late = self._schedule.staff(workers, self._clock(), back_seconds=back_seconds)
+            unserved = self._schedule.clear() if away else []
+            self._changed.notify_all()
+        self._refuse(late, _too_late)
+        self._refuse(unserved, self._unstaffed)
 
     async def drain(self) -> None:
         """Take no more, answer everybody who was taken, and let the thread end."""
@@ -85,8 +103,9 @@ class Batcher:
             await self._drained.wait()
         with self._changed:
             self._stopping = True
-            self._changed.notify()
-        await asyncio.to_thread(self._thread.join)
+            self._changed.notify_all()
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
 
     async def submit(
         self, inputs: Arrays, *, deadline: float = math.inf, priority: Priority = Priority.INTERACTIVE, witness: Witness | None = None
@@ -110,6 +129,9 @@ class Batcher:
         with self._changed:
             return self._schedule.wait(Ticket(size=1, deadline=deadline, priority=priority), self._clock())
 
+    def _unstaffed(self) -> ReplicaLost:
+        return ReplicaLost(f"needs a replica, and none runs: {self._away}", retry_after_seconds=self._back_seconds)
+
     def _leave(self) -> None:
         """One request less; the last one ends a drain."""
         self._taken -= 1
@@ -120,7 +142,10 @@ class Batcher:
         """The outputs for `inputs`, in as many calls as it takes."""
         size = _samples(inputs) if self._shares else 1
         with self._changed:
-            most = self._schedule.best_batch
+            away, most = self._away, self._schedule.best_batch
+        if away:
+            self._meter.refused(error := self._unstaffed())
+            raise error
         if size <= most:
             return await self._one(inputs, size, deadline, priority, witness)
         starts, answers = iter(range(0, size, most)), dict[int, Outputs]()
@@ -131,7 +156,7 @@ class Batcher:
                 following = max(0, size - at - most)
                 answers[at] = await self._one(part, _samples(part), deadline, priority, witness, following=following)
 
-        lanes = [asyncio.ensure_future(lane()) for _ in range(_LANES)]
+        lanes = [asyncio.ensure_future(lane()) for _ in range(len(self._threads) + 1)]  # one more than are computed
         try:
             await asyncio.gather(*lanes)
         finally:
@@ -183,7 +208,7 @@ class Batcher:
         """The thread: the next turn, its call, and again."""
         while (turn := self._next()) is not None:
             if turn.refused:
-                self._refuse(turn.refused)
+                self._refuse(turn.refused, _too_late)
             if turn.batch:
                 self._call(turn)
 
@@ -202,13 +227,17 @@ class Batcher:
         waiting: list[_Waiting] = [ticket.payload for ticket in turn.batch]
         began = self._clock()
         try:
-            answers = _split(self._run(_join(waiting)), turn.batch)
+            with self._room([one.inputs for one in waiting]) as inputs:
+                answers = _split(self._run(inputs), turn.batch)
+        except ReplicaLost as error:
+            self._lost(turn, error)
+            return
         except Exception as error:  # noqa: BLE001 - whatever it is, those who asked must hear it, and the thread must live
             self._failed(turn, error)
             return
         ended = self._clock()
         with self._changed:
-            self._schedule.finished(ended)
+            self._schedule.finished(ended, turn=turn)
         for one in waiting:
             one.ended = ended
         late = sum(ended > ticket.deadline for ticket in turn.batch)
@@ -220,32 +249,53 @@ class Batcher:
         """The only one of a call hears of its failure; of several, each is tried alone, so that one bad request harms no other."""
         if len(turn.batch) == 1:
             with self._changed:
-                self._schedule.finished(self._clock(), well=False)
+                self._schedule.finished(self._clock(), well=False, turn=turn)
             self._meter.failed()
             _deliver([(turn.batch[0].payload, error)])
             return
+        self._again(turn, turn.batch)
+
+    def _lost(self, turn: Turn, error: ReplicaLost) -> None:
+        """The process that computed a call is no more: each request is tried once again, alone, since one of them may have ended it."""
+        twice = [ticket for ticket in turn.batch if ticket.payload.lost]
+        for ticket in turn.batch:
+            ticket.payload.lost = True
+        self._again(turn, [ticket for ticket in turn.batch if ticket not in twice])
+        for _ in twice:
+            self._meter.failed()
+        _deliver((ticket.payload, error) for ticket in twice)
+
+    def _again(self, turn: Turn, tickets: Iterable[Ticket]) -> None:
+        """The call of `turn` failed, and `tickets` of it wait for calls of their own."""
         with self._changed:
-            self._schedule.finished(self._clock(), well=False)
-            for ticket in turn.batch:
+            self._schedule.finished(self._clock(), well=False, turn=turn)
+            for ticket in tickets:
                 if not ticket.payload.future.done():
                     self._schedule.put_back(ticket)
+            unserved = self._schedule.clear() if self._away else []
+            self._changed.notify_all()
+        self._refuse(unserved, self._unstaffed)
 
-    def _refuse(self, tickets: Sequence[Ticket]) -> None:
-        errors = [Overloaded("could not be answered by its deadline", retry_after_seconds=1.0) for _ in tickets]
+    def _refuse(self, tickets: Sequence[Ticket], why: Callable[[], Overloaded]) -> None:
+        errors = [why() for _ in tickets]
         for error in errors:
             self._meter.refused(error)
         _deliver((ticket.payload, error) for ticket, error in zip(tickets, errors, strict=True))
+
+
+def _too_late() -> Overloaded:
+    return Overloaded("could not be answered by its deadline", retry_after_seconds=1.0)
 
 
 def _samples(inputs: Arrays) -> int:
     return len(next(iter(inputs.values())))
 
 
-def _join(waiting: Sequence[_Waiting]) -> Arrays:
+def _joined(parts: Sequence[Arrays]) -> contextlib.AbstractContextManager[Arrays]:
     """The tensors of one call. Those of a request that is alone are taken as they are."""
-    if len(waiting) == 1:
-        return waiting[0].inputs
-    return {name: np.concatenate([w.inputs[name] for w in waiting]) for name in waiting[0].inputs}
+    if len(parts) == 1:
+        return contextlib.nullcontext(parts[0])
+    return contextlib.nullcontext({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
 def _split(outputs: Outputs, tickets: Sequence[Ticket]) -> list[Outputs]:

@@ -7,6 +7,7 @@ says. Samples of one window that are alike (one camera, one sender) look like dr
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -109,7 +110,8 @@ class Drift:
         size = len(next(iter(inputs.values())))
         k = int(self._rng.integers(size))
         sample = tuple({name: array[k : k + 1].copy() for name, array in side.items() if len(array) == size} for side in (inputs, outputs))
-        self._queue.put_nowait(sample)  # type: ignore[arg-type]  # only this thread puts, and there was room
+        with contextlib.suppress(queue.Full):  # another worker was faster
+            self._queue.put_nowait(sample)  # type: ignore[arg-type]
 
     def _work(self) -> None:
         while (sample := self._queue.get()) is not None:

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..core.need import has
+from . import halfclose
 from .door import Door, Given, given, marks
 from .exchange import Exchange
 from .problems import LEFT, told
@@ -182,6 +183,16 @@ def _protocol() -> type[HttpToolsProtocol]:
             if len(self.cycle.body) > HIGH_WATER_LIMIT:
                 self.flow.pause_reading()
                 self.cycle.message_event.set()  # below that a request is woken once, when its body is complete
+
+        def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn closes at once; asyncio asks whether to keep the way back open
+            """The client sends no more. Whoever has sent a whole request gets his answer, the connection's last."""
+            cycle = self.cycle
+            if cycle is None or cycle.response_complete or cycle.more_body or not halfclose.can_tell(self.transport):
+                return False
+            cycle.keep_alive = False
+            if not self.pipeline:  # otherwise the answer to another request may be half written
+                halfclose.ask(self.transport, cycle)
+            return True
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)

@@ -42,5 +42,8 @@ class Meter:
     def failed(self) -> None:
         """A request's call failed."""
 
+    def restarted(self) -> None:
+        """A replica had ended, and is started again."""
+
     def cancelled(self) -> None:
         """A request went away while it waited."""

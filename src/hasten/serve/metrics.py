@@ -38,15 +38,18 @@ class Metrics:
         self.rollbacks = client.Counter("hasten_canary_rollbacks", "Canaries found worse", (*labels, "cause"), registry=self._registry)
         self.labels = client.Counter("hasten_feedback", "Labels that came back", (*labels, "correct"), registry=self._registry)
         self.waiting = client.Gauge("hasten_queue_length", "Requests that wait", labels, registry=self._registry)
+        self.programs = client.Gauge("hasten_replicas", "Programs that answer calls", labels, registry=self._registry)
+        self.restarts = client.Counter("hasten_replica_restarts", "Replicas that were started again", labels, registry=self._registry)
         self.objective = client.Gauge("hasten_slo_seconds", "The service objective; +Inf: none", labels, registry=self._registry)
 
         self.drift = _DriftGauges(need("prometheus_client.core").GaugeMetricFamily)
         self._registry.register(self.drift)
 
-    def meter(self, model: str, version: str, *, objective: float, waiting: Callable[[], int]) -> Meter:
-        """Where one model's numbers go. waiting: how many requests wait, asked when Prometheus asks."""
+    def meter(self, model: str, version: str, *, objective: float, waiting: Callable[[], int], programs: Callable[[], int]) -> Meter:
+        """Where one model's numbers go. waiting, programs: how many requests wait and programs answer, asked when Prometheus asks."""
         self.objective.labels(model, version).set(objective)
         self.waiting.labels(model, version).set_function(waiting)
+        self.programs.labels(model, version).set_function(programs)
         return _ModelMeter(self, model, version)
 
     def shadow(self, model: str, version: str) -> Callable[[str], None]:
@@ -104,8 +107,8 @@ class _ModelMeter(Meter):
         outcomes = ("answered", "queue_full", "refused", "failed", "cancelled")
         self._ended = {outcome: metrics.requests.labels(model, version, outcome) for outcome in outcomes}
         self._stages = {stage: metrics.stages.labels(model, version, stage) for stage in ("decode", "encode")}
-        kinds = (metrics.queue, metrics.calls, metrics.sizes, metrics.misses)
-        self._queue, self._calls, self._sizes, self._misses = (kind.labels(model, version) for kind in kinds)
+        kinds = (metrics.queue, metrics.calls, metrics.sizes, metrics.misses, metrics.restarts)
+        self._queue, self._calls, self._sizes, self._misses, self._restarts = (kind.labels(model, version) for kind in kinds)
 
     def call(self, *, size: int, waited: Sequence[float], seconds: float, late: int) -> None:
         self._calls.observe(seconds)
@@ -123,6 +126,9 @@ class _ModelMeter(Meter):
 
     def failed(self) -> None:
         self._ended["failed"].inc()
+
+    def restarted(self) -> None:
+        self._restarts.inc()
 
     def cancelled(self) -> None:
         self._ended["cancelled"].inc()

@@ -19,7 +19,11 @@ from .drift import Drift
 from .meter import Meter, Witness
 from .metrics import Metrics
 from .options import MAX_QUEUE
+from .replicas import Replicas
 from .schedule import Priority, Schedule
+from .staffing import Staffing
+
+_ALONE = Staffing()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +38,8 @@ class Wish:
 class Model:
     """One version of one model, loaded once: a reload makes another one. `load` it before it is asked, `close` it at the end.
 
-    objective: seconds from arrival to answer, or infinity; max_queue: requests of one class that may wait.
+    objective: seconds from arrival to answer, or infinity; max_queue: requests of one class that may wait; staffing: how many processes
+    run its program.
     """
 
     away: str = ""
@@ -52,12 +57,15 @@ class Model:
         *,
         objective: float = math.inf,
         max_queue: int = MAX_QUEUE,
+        staffing: Staffing = _ALONE,
         metrics: Metrics | None = None,
     ) -> None:
         self.name, self.version, self.bundle = name, version, bundle
-        self.objective, self._max_queue = objective, max_queue
+        self.objective, self._max_queue, self._staffing = objective, max_queue, staffing
         self._metrics, self.token, self.asked = metrics, object(), 0.0
         self._batcher: Batcher | None = None
+        self.replicas: Replicas | None = None  # where the program runs, if not here
+        self._opened = False
         self.drift: Drift | None = None
         self.meter = Meter()
         self._holders, self._released = 0, asyncio.Event()
@@ -65,7 +73,24 @@ class Model:
     @property
     def ready(self) -> bool:
         """Whether it answers."""
-        return self._batcher is not None and not self.away and not self.evicted
+        return self.loaded and self.programs > 0 and not self.away and not self.evicted
+
+    @property
+    def loaded(self) -> bool:
+        """Whether its program is loaded, even where all its replicas have just ended."""
+        return self._batcher is not None
+
+    @property
+    def programs(self) -> int:
+        """How many of its programs answer calls now."""
+        return int(self.loaded) if self.replicas is None else self.replicas.staff.ready
+
+    @property
+    def most_programs(self) -> int:
+        """How many there are, or will be at most when it is loaded."""
+        if not self._opened:
+            return self._staffing.most(self.bundle)
+        return 1 if self.replicas is None else self.replicas.count
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -88,21 +113,40 @@ class Model:
     def platform(self) -> str:
         return f"hasten_{self.bundle.manifest.runtime.name}"
 
+    def open(self) -> None:
+        """Load the program, unless it is. Raises BundleError, NotPossibleHere, MissingExtra."""
+        if not self._opened:
+            self.replicas = self._staffing.open(self.bundle, objective=self.objective)
+            self._opened = True
+
     def load(self) -> None:
         """Load the program, warm it up, begin to answer. Raises BundleError, NotPossibleHere, MissingExtra."""
-        self.bundle.load()
-        curve = warmup.warm_up(self.bundle, objective=self.objective)
+        self.open()
+        workers = self.most_programs
+        curve = warmup.warm_up(self.bundle, objective=self.objective, at_once=workers)
         golden = self.bundle.golden.tensors
         shares = warmup.shares(self.bundle)
         elements = warmup.elements(golden, len(next(iter(golden.values()))) if shares else 1)
-        schedule = Schedule(curve, objective=self.objective, max_queue=self._max_queue, elements=elements)
+        schedule = Schedule(curve, objective=self.objective, max_queue=self._max_queue, elements=elements, workers=workers)
         self.drift = Drift(self.bundle, shares=shares)
         if self._metrics is not None:  # not before: until here, the numbers of this version are those of the one that it replaces
             self._metrics.drift.watch(self.name, self.version, lambda: self.drift)
-            self.meter = self._metrics.meter(self.name, self.version, objective=self.objective, waiting=lambda: self.waiting)
-        batcher = Batcher(self.drift.watching(self.bundle.run), schedule, shares=shares, meter=self.meter)
+            self.meter = self._metrics.meter(
+                self.name, self.version, objective=self.objective, waiting=lambda: self.waiting, programs=lambda: self.programs
+            )
+        run, replicas = self.drift.watching(self.bundle.run), self.replicas
+        # Where `run` cuts a call into several, each of them takes a replica when it comes.
+        room = replicas.room if replicas is not None and shares and self.bundle.signature.batch is None else None
+        batcher = Batcher(run, schedule, shares=shares, workers=workers, room=room, meter=self.meter)
         batcher.start()
         self._batcher = batcher
+        if replicas is not None:
+            replicas.watch(lambda: self._staffed(batcher, replicas), self.meter.restarted)
+            self._staffed(batcher, replicas)  # what changed before
+
+    def _staffed(self, batcher: Batcher, replicas: Replicas) -> None:
+        staff = replicas.staff
+        batcher.staff(staff.ready, back_seconds=staff.back_seconds, away=staff.away)
 
     async def infer(self, tensors: Mapping[str, np.ndarray], wish: Wish, *, witness: Witness | None = None) -> Outputs:
         """The outputs for tensors that `bundle.prepare` or `prepare_tensors` checked. witness: told of the calls.
@@ -140,6 +184,7 @@ class Model:
             await asyncio.to_thread(self.drift.close)
             self.drift = None
         await asyncio.to_thread(self.bundle.close)
+        self.replicas, self._opened = None, False
 
 
 class Models:
@@ -208,7 +253,7 @@ class Models:
     def load(self) -> None:
         """Load those that are not ready, one after the other: each is timed while the others are idle. Raises what `Model.load` raises."""
         for model in self:
-            if not (model.ready or model.away or model.evicted):
+            if not (model.loaded or model.away or model.evicted):
                 model.load()
 
     async def close(self) -> None:

@@ -38,6 +38,11 @@ class ServeOptions:
     """"digits@2": version 2 gets copies of requests, whose outputs are compared and answer nobody."""
     memory: str | float | None = None
     """For all programs together, in bytes or as "2GB"; who was asked least recently is unloaded, and loaded when asked again."""
+    replicas: int | str = 1
+    """Processes that run each program, with their part of the cores; 1: the server's own alone; "auto": as many as pay. One that ends is
+    started again, and what it computed is computed by another one."""
+    isolate: bool = False
+    """Run each program in a process of its own even where it is one, so that a crash of the runtime ends no connection."""
     api_keys: Path | str | None = None
     """A file of keys with their limits, as hasten.serve.access shows it. None: whoever reaches the port may ask."""
     tls_cert: Path | str | None = None

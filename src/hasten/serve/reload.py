@@ -26,6 +26,7 @@ from .models import Model, Models
 T = TypeVar("T")
 
 UNLOADED, EVICTED = "unloaded", "evicted: it is loaded when somebody asks"
+NO_REPLICA = "all its replicas have ended, and are started again"
 _FOLDER = re.compile(r"(?!\.+$)[A-Za-z0-9._-]+")  # a name of one folder: no path that leads elsewhere
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _log = logging.getLogger(__name__)
@@ -59,8 +60,8 @@ class Repository:
             return
         used = 0
         for model in self.models:
-            self._check_fits(model.bundle)
-            size = footprint(model.bundle)
+            self._check_fits(model)
+            size = _size(model)
             model.evicted = used + size > self.memory_bytes
             used += 0 if model.evicted else size
 
@@ -149,13 +150,13 @@ class Repository:
         """Evict who was asked least recently until `wanted` fits."""
         if math.isinf(self.memory_bytes):
             return
-        others = [model for model in self.models if model.ready and (model.name, model.version) != (wanted.name, wanted.version)]
+        others = [model for model in self.models if model.loaded and (model.name, model.version) != (wanted.name, wanted.version)]
         others.sort(key=lambda model: model.asked)
-        used = footprint(wanted.bundle) + sum(footprint(model.bundle) for model in others)
+        used = _size(wanted) + sum(_size(model) for model in others)
         for model in others:
             if used <= self.memory_bytes:
                 return
-            used -= footprint(model.bundle)
+            used -= _size(model)
             model.evicted = True
             await model.close()
 
@@ -168,11 +169,11 @@ class Repository:
     def _opened(self, name: str, version: str, path: Path) -> Model:
         """A model that is not loaded yet, or NotLoaded."""
         try:
-            bundle = Bundle.open(path)
-            self._check_fits(bundle)
+            model = self.make(name, version, Bundle.open(path))
+            self._check_fits(model)
         except HastenError as error:
             raise _not_loaded(name, version, error) from error
-        return self.make(name, version, bundle)
+        return model
 
     def _loaded(self, model: Model) -> Model:
         """`model`, ready, or NotLoaded."""
@@ -181,10 +182,10 @@ class Repository:
         except HastenError as error:
             raise _not_loaded(model.name, model.version, error) from error
 
-    def _check_fits(self, bundle: Bundle) -> None:
-        if math.isfinite(self.memory_bytes) and footprint(bundle) > self.memory_bytes:
-            need = format_bytes(footprint(bundle))
-            raise NotPossibleHere("--memory", f"must be at least {need} for {bundle.name}", got=format_bytes(self.memory_bytes))
+    def _check_fits(self, model: Model) -> None:
+        if math.isfinite(self.memory_bytes) and _size(model) > self.memory_bytes:
+            need = format_bytes(_size(model))
+            raise NotPossibleHere("--memory", f"must be at least {need} for {model.bundle.name}", got=format_bytes(self.memory_bytes))
 
     def _known(self, name: str, version: str | None) -> list[Model]:
         known = self.models.all_of(name)
@@ -208,6 +209,7 @@ class Repository:
 def load_proved(model: Model) -> Model:
     """`model`, loaded, after all that can be proved without data was. Raises BundleError and what `Model.load` raises."""
     try:
+        model.open()  # what is proved is what will answer
         check_proved(model.bundle)
         model.load()
     except BaseException:
@@ -220,6 +222,11 @@ def footprint(bundle: Bundle) -> int:
     """Bytes that its program takes: the peak that was measured for the certificate, else the size of the program's files."""
     measured = (bundle.answer.get("answer") or {}).get("peak_memory_bytes")
     return measured or sum(file.size_bytes for name, file in bundle.manifest.files.items() if name.startswith(f"{PROGRAM}/"))
+
+
+def _size(model: Model) -> int:
+    """Bytes that all its programs take."""
+    return model.most_programs * footprint(model.bundle)
 
 
 def _not_loaded(name: str, version: str, error: HastenError) -> NotLoaded:
@@ -235,6 +242,6 @@ def check_proved(bundle: Bundle) -> None:
 
 
 def _entry(model: Model) -> Entry:
-    reason = model.away or (EVICTED if model.evicted else "")
+    reason = model.away or (EVICTED if model.evicted else "") or (NO_REPLICA if model.loaded and not model.programs else "")
     state: Literal["READY", "LOADING", "UNAVAILABLE"] = "READY" if model.ready else "UNAVAILABLE" if reason else "LOADING"
     return Entry(name=model.name, version=model.version, state=state, reason=reason)

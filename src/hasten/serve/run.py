@@ -20,6 +20,7 @@ from .access import Access
 from .access_log import AccessLog
 from .door import Door
 from .options import ServeOptions
+from .staffing import Staffing
 from .tls import Tls
 from .tracing import Tracing
 from .traffic import read_traffic
@@ -51,6 +52,7 @@ def serve(*bundles: Path | str, options: ServeOptions = DEFAULTS, announce: Call
     objective, memory_bytes = options.objective, options.memory_bytes
     traffic = read_traffic(split=options.split, canary=options.canary, shadow=options.shadow)
     tls = Tls.of(options.tls_cert, options.tls_key, options.tls_ca)
+    staffing = Staffing.read(options.replicas, isolated=options.isolate)
     with contextlib.ExitStack() as opened:
         opened.callback((door := _door(options)).close)
         named = [_open(text, opened) for text in bundles]
@@ -64,6 +66,7 @@ def serve(*bundles: Path | str, options: ServeOptions = DEFAULTS, announce: Call
                 traffic=traffic,
                 memory_bytes=memory_bytes,
                 door=door,
+                staffing=staffing,
             )
             config = uvicorn.Config(
                 app,

@@ -1,7 +1,7 @@
 """Who is served next, with whom, and who is refused. No clock, no thread, no HTTP: whoever calls says what time it is.
 
-One worker makes one call at a time. Requests of one shape may share a call. The rules (after Clockwork, OSDI 2020; Nexus, SOSP 2019;
-Symphony, 2023), with l(b) the seconds of a call of b samples:
+A worker makes one call at a time; mostly there is one. Requests of one shape may share a call. The rules (after Clockwork, OSDI 2020;
+Nexus, SOSP 2019; Symphony, 2023), with l(b) the seconds of a call of b samples:
 
 1. The batch b* is the size with the highest rate among those where two calls fit into the objective.
 2. The earliest deadline is first, interactive requests before bulk ones. A shape has a queue of its own.
@@ -15,6 +15,7 @@ Symphony, 2023), with l(b) the seconds of a call of b samples:
 from __future__ import annotations
 
 import bisect
+import heapq
 import math
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
@@ -105,16 +106,17 @@ class Schedule:
     """The queues of one model. Not thread-safe.
 
     curve: of a call with samples of `elements` numbers; objective: seconds from arrival to answer that b* follows, or infinity;
-    max_queue: requests of one class that may wait.
+    max_queue: requests of one class that may wait; workers: calls that are made at a time.
     """
 
-    def __init__(self, curve: Curve, *, objective: float = math.inf, max_queue: int = 1024, elements: int = 1) -> None:
+    def __init__(self, curve: Curve, *, objective: float = math.inf, max_queue: int = 1024, elements: int = 1, workers: int = 1) -> None:
         self._first, self._elements = curve, elements
         self._objective, self._max_queue = objective, max_queue
         self._queues: dict[Hashable, _Queue] = {}
         self._waiting = [0 for _ in Priority]
         self._number = 0
-        self._running: tuple[Turn, Curve, float] | None = None  # with when it began
+        self._running: list[tuple[Turn, Curve, float]] = []  # with when each began
+        self._workers, self._back_seconds = workers, 0.0
 
     def __len__(self) -> int:
         """Requests that wait."""
@@ -129,7 +131,7 @@ class Schedule:
         """Put `ticket` in line. Raises QueueFull, Overloaded; the error says after how many seconds to come again."""
         queue = self._queue(ticket)
         if self._waiting[ticket.priority] >= self._max_queue:
-            raise QueueFull(f"{self._max_queue} requests wait already", retry_after_seconds=self._ahead(ticket, now) - now)
+            raise QueueFull(f"{self._max_queue} requests wait already", retry_after_seconds=self._free(ticket, now)[0] - now)
         end = self._end(ticket, queue, now)
         if end > ticket.deadline - _ROUNDING:
             raise Overloaded("cannot be answered by its deadline", retry_after_seconds=end - ticket.deadline)
@@ -155,24 +157,35 @@ class Schedule:
                 return True
         return False
 
+    def clear(self) -> list[Ticket]:
+        """All who wait, taken out of line."""
+        return [self._take(queue, 0) for queue in self._queues.values() for _ in range(len(queue.entries))]
+
+    def staff(self, workers: int, now: float, *, back_seconds: float = 0.0) -> list[Ticket]:
+        """From now on there are so many workers. back_seconds: where none is left, until one is. Who is too late then, out of line."""
+        self._workers, self._back_seconds = workers, back_seconds
+        return [] if workers else self._hopeless(now + back_seconds)
+
     def next(self, now: float) -> Turn:
         """What a worker that is free does now. Until `finished` is called it counts as busy with the batch."""
         refused: list[Ticket] = []
         while True:
+            if len(self._running) >= self._workers:
+                return Turn(refused=tuple(refused))
             refused += self._hopeless(now)
             queue = min((q for q in self._queues.values() if q.entries), key=lambda q: q.entries[0], default=None)
             if queue is None:
                 return Turn(refused=tuple(refused))
             if not self._holds_up(queue, now):
                 turn = Turn(batch=self._batch(queue, now), refused=tuple(refused))
-                self._running = (turn, queue.curve, now)
+                self._running.append((turn, queue.curve, now))
                 return turn
             refused.append(self._take(queue, 0))
 
-    def finished(self, now: float, *, well: bool = True) -> None:
-        """The call of the last turn has ended; the curve learns from one that went well."""
-        assert self._running is not None
-        (turn, curve, began), self._running = self._running, None
+    def finished(self, now: float, *, well: bool = True, turn: Turn | None = None) -> None:
+        """The call of `turn` has ended (None: of the only one under way); the curve learns from one that went well."""
+        place = next(k for k, (one, _, _) in enumerate(self._running) if turn is None or one is turn)
+        turn, curve, began = self._running.pop(place)
         if well:
             curve.observe(turn.size, now - began)
 
@@ -197,26 +210,27 @@ class Schedule:
                 del self._queues[shape]
         return queue
 
-    def _ahead(self, ticket: Ticket, now: float, but: _Queue | None = None) -> float:
-        """When the call under way and all who are served before `ticket` are done, those in the queue `but` left out."""
-        at = now
-        if self._running is not None:
-            turn, curve, began = self._running
-            at = max(at, began + curve.seconds(turn.size))
+    def _free(self, ticket: Ticket, now: float, but: _Queue | None = None) -> list[float]:
+        """A heap: when each worker has done the calls under way and all that is before `ticket`, those in the queue `but` left out."""
+        free = [max(now, began + curve.seconds(turn.size)) for turn, curve, began in self._running]
+        free += [now + self._back_seconds] * max(self._workers - len(free), not free)  # where none is left, one comes back
+        heapq.heapify(free)
         for queue in self._queues.values():
             if queue.entries and queue is not but:
-                at += queue.curve.backlog(queue.ahead(ticket.priority, ticket.deadline), self._best(queue))
-        return at
+                _occupy(free, queue.curve, queue.ahead(ticket.priority, ticket.deadline), self._best(queue))
+        return free
 
     def _end(self, ticket: Ticket, queue: _Queue, now: float) -> float:
         """When `ticket`, and what follows it, would be answered."""
-        if self._running is None and not len(self):
-            return now + queue.curve.fastest(ticket.size) * (1 + ticket.following / ticket.size)
+        if len(self._running) < self._workers and not len(self):
+            return now + queue.curve.fastest(ticket.size) * max(1.0, (1 + ticket.following / ticket.size) / self._workers)
         best = self._best(queue)
         samples = queue.ahead(ticket.priority, ticket.deadline) + ticket.size + ticket.following
         own = max((samples - 1) % best + 1, ticket.size)  # samples of the call that it will be in
         full = own if samples <= best else max(best, own)  # where so many wait, others will fill that call
-        return self._ahead(ticket, now, but=queue) + queue.curve.backlog(samples - own, best) + queue.curve.cautious(full)
+        free = self._free(ticket, now, but=queue)
+        _occupy(free, queue.curve, samples - own, best)
+        return free[0] + queue.curve.cautious(full)
 
     def _best(self, queue: _Queue) -> int:
         return queue.curve.best_batch(self._objective)
@@ -253,3 +267,13 @@ class Schedule:
                 break
             batch.append(self._take(queue, 0))
         return tuple(batch)
+
+
+def _occupy(free: list[float], curve: Curve, samples: int, batch: int) -> None:
+    """Let workers, a heap of when each is free, compute `samples` samples, `batch` in each call, whoever is free first the next one."""
+    calls, rest = divmod(samples, batch)
+    rounds, more = divmod(calls, len(free))
+    for k in range(len(free)):
+        free[k] += rounds * curve.seconds(batch)
+    for took in [curve.seconds(batch)] * more + [curve.seconds(rest)] * bool(rest):
+        heapq.heapreplace(free, free[0] + took)

@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -30,20 +31,25 @@ def shares(bundle: Bundle) -> bool:
     return free and "batch-dependent" not in bundle.manifest.candidate["facts"]
 
 
-def warm_up(bundle: Bundle, *, objective: float, clock: Callable[[], float] = time.monotonic) -> Curve:
+def warm_up(bundle: Bundle, *, objective: float, at_once: int = 1, clock: Callable[[], float] = time.monotonic) -> Curve:
     """The curve of `bundle`, whose program is loaded: of its golden inputs, one call of each power of two after one that is not timed.
 
     Where the bundle was certified on this machine, what was measured then counts instead: it is the median of many calls.
-    objective: seconds, or infinity. Raises NotPossibleHere where one sample takes longer than that.
+    objective: seconds, or infinity; at_once: calls that the program answers at a time: each is timed among as many others, until the
+    last has ended. Raises NotPossibleHere where one sample takes longer than the objective.
     """
     golden = bundle.golden.tensors
+
+    def time_once(tensors: Arrays) -> float:
+        return _time(bundle, tensors, at_once, clock)
+
     if not shares(bundle):
-        curve = Curve({1: _time(bundle, golden if _no_samples(bundle) else _repeated(golden, 1), clock)})
+        curve = Curve({1: time_once(golden if _no_samples(bundle) else _repeated(golden, 1))})
     else:
-        known = certified(bundle)
+        known = certified(bundle) if at_once == 1 else {}
 
         def time_call(size: int) -> float:
-            took = _time(bundle, _repeated(golden, size), clock)
+            took = time_once(_repeated(golden, size))
             return known.get(size, took)
 
         curve = measure(time_call, objective=objective)
@@ -85,11 +91,20 @@ def elements(tensors: Arrays, size: int) -> int:
     return sum(array.size for array in tensors.values()) // size
 
 
-def _time(bundle: Bundle, tensors: Arrays, clock: Callable[[], float]) -> float:
-    bundle.run(tensors)
-    began = clock()
-    bundle.run(tensors)
-    return clock() - began
+def _time(bundle: Bundle, tensors: Arrays, at_once: int, clock: Callable[[], float]) -> float:
+    def call(_: int) -> None:
+        bundle.run(tensors)
+
+    if at_once == 1:
+        call(0)
+        began = clock()
+        call(0)
+        return clock() - began
+    with ThreadPoolExecutor(at_once) as callers:
+        list(callers.map(call, range(at_once)))
+        began = clock()
+        list(callers.map(call, range(at_once)))
+        return clock() - began
 
 
 def _no_samples(bundle: Bundle) -> bool:
