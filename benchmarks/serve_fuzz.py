@@ -119,13 +119,13 @@ class HttpFuzz:
         """On one connection: right ones, the wrong one, and right ones again where the server can know where it ends."""
         bodiless = mutant is not None and b"".join(mutant.pieces).upper().startswith(b"HEAD")
         reader, writer = await asyncio.open_connection(self.host, self.port, limit=1 << 20)
+        self.found.sent += mutant is not None
         try:
             writing = asyncio.ensure_future(self._write(writer, mutant, [] if bodiless else before, after))
             for good, body in [] if bodiless else before:
                 self.check(await asyncio.wait_for(read(reader), PATIENCE), good, body, mutant)
             if mutant is None:
                 return
-            self.found.sent += 1
             answer = await self._answer(reader, writer, writing, mutant, bodiless)
             self.judge(answer, mutant)
             if answer is None or bodiless:
@@ -133,8 +133,8 @@ class HttpFuzz:
             if mutant.whole and answer.headers.get(b"connection") != b"close":
                 for good, body in after:
                     self.check(await asyncio.wait_for(read(reader), PATIENCE), good, body, mutant)
-        except (ConnectionError, BrokenPipeError):
-            self.found.closed += 1
+        except ConnectionError as error:
+            self.problem(f"{type(error).__name__}: what was answered may not have arrived", mutant)
         finally:
             writing.cancel()
             writer.close()
