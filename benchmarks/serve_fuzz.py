@@ -37,6 +37,7 @@ NAME = "serve-fuzz"
 PATIENCE = 20.0  # seconds in which an answer or the end must come
 SILENCE = 0.5  # seconds after which a client that cannot know whether the server waits for more says that there is none
 WORKERS = 16
+MOST_PROBLEMS = 100  # then it gives up
 OUT = ROOT / "out" / "bench-serve-fuzz"
 SCHEMATHESIS = ROOT / "out" / "fuzz" / "bin" / "schemathesis"
 
@@ -106,12 +107,14 @@ class HttpFuzz:
 
         async def work() -> None:
             for k, (mutant, before, after) in line:
+                if len(self.found.problems) > MOST_PROBLEMS:
+                    return
                 try:
                     await self.exchange(mutant, before, after)
+                    if k % 10 == 0:
+                        await self.exchange(None, [rng.choice(self.goods)], [])
                 except (ValueError, KeyError, asyncio.IncompleteReadError, TimeoutError) as error:
                     self.problem(f"{type(error).__name__} {error}", mutant)
-                if k % 10 == 0:
-                    await self.exchange(None, [rng.choice(self.goods)], [])
 
         await asyncio.gather(*(work() for _ in range(WORKERS)))
         return self.found

@@ -138,6 +138,8 @@ def _protocol() -> type[HttpToolsProtocol]:
             self.broken = msg
             if self.cycle is not None and not self.cycle.response_complete:
                 self._abandon(self.cycle)
+            elif self.door.log is not None:
+                self.door.log.put(Exchange(), 400, len(msg))
             head = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(msg)
             default = [part for name, value in self.server_state.default_headers for part in (name, b": ", value, b"\r\n")]
             self.transport.write(b"".join((uvicorn_http.STATUS_LINE[400], *default, head, msg.encode("ascii"))))
