@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
 BENCH_STAMP := $(VENV)/.setup-bench
-BENCHES := $(subst _,-,$(sort $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/main_*.py benchmarks/search_*.py benchmarks/shrink_*.py benchmarks/train_*.py))) serve peers)
+BENCHES := $(subst _,-,$(sort $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/main_*.py benchmarks/search_*.py benchmarks/shrink_*.py benchmarks/train_*.py))) serve serve-fuzz serve-watched peers)
 JOBS ?= 2
 
 .DEFAULT_GOAL := help

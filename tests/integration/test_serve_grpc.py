@@ -212,3 +212,32 @@ def test_a_failure_inside_is_told_without_its_insides(path: Path, tmp_path: Path
         await service.models.close()
 
     asyncio.run(asyncio.wait_for(body(), 60))
+
+
+@pytest.mark.parametrize("data", [b"\xff", b"\n\x7fshort", b"\x0a\x02\xff\xff", bytes(100)])
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelMetadata", "RepositoryModelLoad"])
+def test_a_message_that_is_none_is_the_senders_fault(url: str, method: str, data: bytes) -> None:
+    with grpc.insecure_channel(url) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(f"/{messages.SERVICE}/{method}")(data, timeout=60)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details().startswith(f"request: must be a {method}Request as protobuf writes it.")
+
+
+def test_a_stream_goes_on_after_a_message_that_is_none(url: str) -> None:
+    good = messages.message("ModelInferRequest")(model_name="other", id="7").SerializeToString()
+    with grpc.insecure_channel(url) as channel:
+        answers = list(channel.stream_stream(f"/{messages.SERVICE}/ModelStreamInfer")(iter([good, b"\xff", good]), timeout=60))
+    told = [messages.message("ModelStreamInferResponse").FromString(answer) for answer in answers]
+    assert [one.error_message.partition(":")[0] for one in told] == ["model", "request", "model"]
+    assert [told[0].infer_response.id, told[2].infer_response.id] == ["7", "7"]
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "\U0001f600"])
+def test_an_error_fits_into_a_header_whatever_it_is_about(url: str, letter: str) -> None:
+    """Names come from requests, and a client refuses an answer whose headers are over 8 kB."""
+    wrong = messages.message("ModelInferRequest")(model_name="toy-model")
+    wrong.inputs.add(name=letter * 100_000)
+    with grpc.insecure_channel(url) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(f"/{messages.SERVICE}/ModelInfer")(wrong.SerializeToString(), timeout=60)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "must be one of the model's inputs left, right, ids, flags" in caught.value.details()

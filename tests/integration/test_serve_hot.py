@@ -173,6 +173,17 @@ def test_who_half_closes_within_a_request_is_closed_without_an_answer(urls: tupl
     assert half_closed(urls[0], post(INFER, AS_JSON)[:-1]) == b""
 
 
+def test_who_goes_on_sending_what_is_no_http_still_reads_all_answers(urls: tuple[str, str]) -> None:
+    """More than is read at once: a connection that is closed with something unread is reset, and answers under way are lost."""
+    at = urlsplit(urls[0])
+    good = post(INFER, AS_JSON, Connection="keep-alive")
+    with socket.create_connection((at.hostname, at.port), timeout=30) as connection:
+        for part in (good, NO_HTTP, *[bytes(65536)] * 20):
+            connection.sendall(part)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"400"]
+
+
 def test_a_body_is_asked_for_where_the_client_waits_for_that(urls: tuple[str, str]) -> None:
     head, _, body = post(INFER, AS_JSON, Expect="100-continue").partition(b"\r\n\r\n")
     at = urlsplit(urls[0])

@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import bundles
+import httpx
 import pytest
 import serving
 
@@ -66,6 +67,29 @@ def test_port_in_use_is_one_line(bundle: Path) -> None:
         with pytest.raises(NotPossibleHere) as caught:
             serve(bundle, options=ServeOptions(port=port))
     assert str(caught.value) == f"--port: {port} is in use on 127.0.0.1. Name another one; 0 takes any free one."
+
+
+def test_nobody_writes_to_standard_error_by_asking_wrongly(bundle: Path, tmp_path: Path) -> None:
+    """It may be a pipe that nobody reads: then the server would stand still when it is full."""
+    form = {"content-type": "multipart/form-data; boundary=x"}
+    log = tmp_path / "access.log"
+    with serving.process(bundle, access_log=str(log)) as (process, (url,)):
+        at = httpx.URL(url)
+        for data in (
+            b"\x00\r\n\r\n",
+            b"GET\xff / HTTP/1.1\r\n\r\n",
+            b"GET / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        ):
+            with socket.create_connection((at.host, at.port), timeout=30) as connection:
+                connection.sendall(data)
+                assert connection.recv(100)
+        assert httpx.post(f"{url}/api/v1/classify", content=b"{no form", headers=form).status_code == 400
+        assert httpx.post(f"{url}/api/v1/classify", content=b"{", headers={"content-type": "application/json"}).status_code == 400
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert [line["status"] for line in map(json.loads, log.read_text().splitlines())].count(400) == 4
 
 
 def test_wrong_port_and_host_are_named(bundle: Path) -> None:

@@ -140,6 +140,13 @@ def test_infer_gives_the_outputs_that_are_asked_for(adder: TestClient) -> None:
     assert [output["name"] for output in answer["outputs"]] == ["count"]
 
 
+@pytest.mark.parametrize("again", [{"model_name": "toy-model"}, {"model_name": "toy-model", "model_version": "1"}, {"model_version": None}])
+def test_infer_may_name_its_model_again(adder: TestClient, again: dict[str, Any]) -> None:
+    """As KServe's client does."""
+    plain = adder.post(f"{MODEL}/infer", json={"inputs": GOOD})
+    assert adder.post(f"{MODEL}/infer", json={"inputs": GOOD, **again}).content == plain.content
+
+
 def changed(index: int, **changes: Any) -> dict[str, Any]:
     return {"inputs": [{**entry, **changes} if k == index else entry for k, entry in enumerate(GOOD)]}
 
@@ -149,7 +156,10 @@ def changed(index: int, **changes: Any) -> dict[str, Any]:
     [
         ({"inputs": GOOD[:3]}, "input 'flags': is missing"),
         ({"inputs": [*GOOD, GOOD[0]]}, "input 'left': must be given once"),
-        ({"inputs": GOOD, "output": []}, "request: must hold only id, inputs, outputs, parameters, but got 'output'"),
+        ({"inputs": GOOD, "output": []}, "request: must hold only id, inputs, model_name, model_version, outputs, parameters, but"),
+        ({"inputs": GOOD, "model_name": "other"}, "model_name: must be toy-model, as the address says, but got 'other'"),
+        ({"inputs": GOOD, "model_version": "2"}, "model_version: must be 1, as the address says, but got '2'"),
+        ({"inputs": GOOD, "model_version": 1}, "model_version: must be 1, as the address says, but got 1"),
         ({"inputs": GOOD, "outputs": [{"name": "z"}]}, "output 'z': must be one of the model's outputs total, count, same"),
         ({"inputs": GOOD, "id": 3}, "id: must be text"),
         ({"inputs": {}}, "inputs: must be a list of objects, each with a name"),

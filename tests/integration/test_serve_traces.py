@@ -228,7 +228,7 @@ def test_a_collector_gets_them_over_otlp(path: Path, receiver: Receiver) -> None
     assert {span.trace_id.hex() for _, span in receiver.spans} == {TRACE}
     infer = "inference.GRPCInferenceService/ModelInfer"
     names = sorted(span.name for _, span in receiver.spans)
-    assert names == ["POST /v2/models/{name}/infer", "decode", "encode", infer, "queue", "queue", "run", "run"]
+    assert names == ["POST /v2/models/{name}/infer", "decode", "decode", "encode", "encode", infer, "queue", "queue", "run", "run"]
     (rpc,) = [span for _, span in receiver.spans if span.name == infer]
     attributes = {a.key: a.value.string_value for a in rpc.attributes}
     assert (attributes["rpc.method"], attributes["rpc.response.status_code"]) == ("ModelInfer", "OK")

@@ -31,6 +31,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 _NOTHING = object()
+_MOST_FIELD = 200  # characters of it in a message: names may come from whoever sends a request
 
 
 class HastenError(Exception):
@@ -43,7 +44,7 @@ class HastenError(Exception):
 
     def __init__(self, field: str, rule: str, *, got: object = _NOTHING, hint: str = "") -> None:
         self.field, self.rule, self.hint = field, rule, hint
-        text = f"{field}: {rule}"
+        text = f"{_cut(field, _MOST_FIELD)}: {rule}"
         if got is not _NOTHING:
             text += f", but got {_short(got)}"
         text += "."
@@ -157,8 +158,11 @@ class LimitsNotMet(HastenError):
 
 
 def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else text[:117] + "..."
+    return _cut(repr(value), 120)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def rebuild(kind: type[HastenError], message: str, state: Mapping[str, Any]) -> HastenError:

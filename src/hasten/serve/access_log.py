@@ -1,6 +1,6 @@
 """The access log: one JSON object a line, one line a request, of every protocol.
 
-    {"time": "2026-11-25T19:41:54.123456+00:00", "id": "7f...", "protocol": "http", "method": "POST",
+    {"time": "2026-11-25T19:41:54.123456Z", "id": "7f...", "protocol": "http", "method": "POST",
      "path": "/v2/models/digits/infer", "route": "/v2/models/{name}/infer", "key": "alice", "model": "digits", "version": "2",
      "status": 200, "request_bytes": 3234, "response_bytes": 180, "total_ms": 4.1, "queue_ms": 1.2, "run_ms": 2.0, "batch": 8,
      "trace": null}
@@ -13,6 +13,7 @@ away and does nothing else.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import sys
@@ -119,7 +120,7 @@ class AccessLog:
 def line(exchange: Exchange, status: int | str, sent: int) -> bytes:
     """The line of one request, with its end."""
     fields = {
-        "time": datetime.fromtimestamp(exchange.at, UTC).isoformat(),
+        "time": f"{_second(int(exchange.at))}.{int(exchange.at % 1 * 1e6):06}Z",
         "id": exchange.id[:_MOST_TEXT],
         "protocol": exchange.protocol,
         "method": exchange.method,
@@ -140,5 +141,11 @@ def line(exchange: Exchange, status: int | str, sent: int) -> bytes:
     return codec.to_json(fields) + b"\n"
 
 
+@functools.lru_cache(maxsize=4)
+def _second(at: int) -> str:
+    """Kept, since hundreds of lines are of one second."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
 def _milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1e3, 3)
+    return None if seconds is None else int(seconds * 1e6) / 1e3  # four times as fast as round()

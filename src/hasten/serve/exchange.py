@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +46,15 @@ class Exchange:
     def called(self, call: Call, arrived: float) -> None:
         """It took part in `call` and had got in line at `arrived`."""
         self.calls.append((arrived, call))
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """What is done meanwhile is the stage `name`."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.stages.append((name, began, time.monotonic()))
 
     @property
     def queue_seconds(self) -> float | None:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ from ..core.errors import (
 from ..core.need import need
 from ..core.signature import Signature, TensorSpec
 from . import codec, messages
+from .batcher import Outputs
 from .control import LOAD, UNLOAD, read_parameters
 from .door import Given
 from .exchange import CURRENT, REQUEST_ID, Exchange, is_header
@@ -148,14 +149,11 @@ class _Rpc:
         wish = Wish(arrived=arrived, timeout=min(timeout, math.inf if remaining is None else remaining), priority=priority)
         wanted = _wanted(request, model.bundle.signature)
         with self.service.hold(request.ByteSize()):
-            tensors = model.bundle.prepare_tensors(_tensors(request, model.bundle.signature))
+            with chosen.exchange.stage("decode"):
+                tensors = model.bundle.prepare_tensors(_tensors(request, model.bundle.signature))
             outputs = await chosen.infer(tensors, wish)
-        answer = messages.message("ModelInferResponse")(model_name=model.name, model_version=model.version, id=chosen.exchange.id)
-        for name in wanted:
-            array = outputs[name]
-            answer.outputs.add(name=name, datatype=codec.datatype(str(array.dtype)), shape=array.shape)
-            answer.raw_output_contents.append(codec.to_raw(array))
-        return answer
+        with chosen.exchange.stage("encode"):
+            return _answer(chosen, wanted, outputs)
 
     async def repository_index(self, request: Any, context: Any) -> Any:
         entries = self.service.repository.index(ready=request.ready)
@@ -273,6 +271,16 @@ def _told(error: Exception) -> tuple[str, str, tuple[tuple[str, str], ...]]:
     status = next(status for kind, status in _STATUS_OF.items() if isinstance(error, kind))
     later = (("retry-after", str(math.ceil(error.retry_after_seconds))),) if isinstance(error, Overloaded) else ()
     return status, str(error), later
+
+
+def _answer(chosen: Assignment, wanted: Sequence[str], outputs: Outputs) -> Any:
+    model = chosen.model
+    answer = messages.message("ModelInferResponse")(model_name=model.name, model_version=model.version, id=chosen.exchange.id)
+    for name in wanted:
+        array = outputs[name]
+        answer.outputs.add(name=name, datatype=codec.datatype(str(array.dtype)), shape=array.shape)
+        answer.raw_output_contents.append(codec.to_raw(array))
+    return answer
 
 
 def _read(kind: Any, raw: bytes) -> Any:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 HOT = ("/api/v1/classify", "/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
 _JOINED_BYTES = 65_536  # a longer body is written by itself: copying it behind its head would take longer than the second write
+_LINGER_SECONDS = 2.0  # for a client who is told that what he sends is no HTTP, and goes on
 
 
 def protocol(app: Starlette) -> type[asyncio.Protocol] | Literal["auto"]:
@@ -121,14 +122,41 @@ def _protocol() -> type[HttpToolsProtocol]:
             if under_way:
                 self.broken = msg
                 self.flow.pause_reading()
-            elif not self.transport.is_closing():
-                super().send_400_response(msg)
+            else:
+                self._refuse(msg)
 
         def on_response_complete(self) -> None:
             last = not self.pipeline
             super().on_response_complete()
-            if last and self.broken is not None and not self.transport.is_closing():
-                super().send_400_response(self.broken)
+            if last and self.broken is not None:
+                self._refuse(self.broken)
+
+        def _refuse(self, msg: str) -> None:
+            """The last words to this client. What he still sends is not looked at: closing before it is read would be a reset, which takes
+            back answers that he has not read."""
+            if self.transport.is_closing():
+                return
+            self.broken = msg
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._abandon(self.cycle)
+            elif self.door.log is not None:
+                self.door.log.put(Exchange(), 400, len(msg))
+            head = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(msg)
+            default = [part for name, value in self.server_state.default_headers for part in (name, b": ", value, b"\r\n")]
+            self.transport.write(b"".join((uvicorn_http.STATUS_LINE[400], *default, head, msg.encode("ascii"))))
+            self.flow.resume_reading()
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+                self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+            else:
+                self.transport.close()
+
+        def _abandon(self, cycle: Any) -> None:
+            """End a request that nobody waits for."""
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if isinstance(cycle, Cycle) and cycle.task is not None:
+                cycle.task.cancel()
 
         def on_headers_complete(self) -> None:
             found = self._find() if self.parser.get_method() == b"POST" else None
@@ -196,8 +224,8 @@ def _protocol() -> type[HttpToolsProtocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
-            if isinstance(self.cycle, Cycle) and self.cycle.task is not None and not self.cycle.response_complete:
-                self.cycle.task.cancel()
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._abandon(self.cycle)
 
     return Protocol
 

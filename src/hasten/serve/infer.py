@@ -48,8 +48,11 @@ class Answer:
     json_bytes: int | None = None
 
 
-def read_request(body: bytes, header_length: int | None, signature: Signature) -> InferRequest:
-    """The request in `body`, whose first `header_length` bytes are JSON (None: all are; 0: all is one tensor). Raises DataError."""
+def read_request(body: bytes, header_length: int | None, signature: Signature, *, asked: Mapping[str, str] | None = None) -> InferRequest:
+    """The request in `body`, whose first `header_length` bytes are JSON (None: all are; 0: all is one tensor).
+
+    asked: `model_name` and `model_version` by the address: a body may say them again, as KServe's client does. Raises DataError.
+    """
     if header_length == 0:
         tensors = {signature.inputs[0].name: _only_tensor(body, signature)}
         return _request({}, tensors, signature, binary_default=True)
@@ -57,7 +60,10 @@ def read_request(body: bytes, header_length: int | None, signature: Signature) -
         raise DataError("Inference-Header-Content-Length", f"must be at most the body's {len(body)} bytes", got=header_length)
     content = parse_infer(body if header_length is None else body[:header_length])
     rest = memoryview(body)[len(body) if header_length is None else header_length :]
-    _only(content, "request", {"id", "parameters", "inputs", "outputs"})
+    _only(content, "request", {"id", "parameters", "inputs", "outputs", *(asked or ())})
+    for name, value in (asked or {}).items():
+        if content.get(name) not in (None, value):
+            raise DataError(name, f"must be {value}, as the address says", got=content[name])
     if not isinstance(content.get("id", ""), str):
         raise DataError("id", "must be text", got=content["id"])
     return _request(content, _tensors(content, rest, signature), signature)

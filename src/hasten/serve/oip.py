@@ -73,7 +73,8 @@ class Oip:
         length, model = _header_length(request), chosen.model
 
         def decode() -> InferRequest:
-            read = read_request(body, length, model.bundle.signature)
+            asked = {"model_name": model.name, "model_version": model.version}
+            read = read_request(body, length, model.bundle.signature, asked=asked)
             return replace(read, tensors=model.bundle.prepare_tensors(read.tensors))
 
         # Tensors as bytes are not copied, only looked through: that is about 64 times faster than reading JSON.

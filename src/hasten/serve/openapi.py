@@ -11,6 +11,7 @@ _CLASS = {"type": ["integer", "string"]}
 _LABEL: dict[str, Any] = {"anyOf": [_CLASS, {"type": "array", "items": _CLASS}], "description": "A class by number or name; one a sample."}
 _PROBLEMS = {
     400: "The request is wrong, or its picture cannot be decoded.",
+    401: "The key is missing or not known; only where keys are needed.",
     404: "No such model.",
     413: "The body is too large.",
     415: "The body is of no type that is taken.",
@@ -84,7 +85,12 @@ def _feedback() -> dict[str, Any]:
         "operationId": "feedback",
         "summary": "What an answer should have been, by the x-request-id that it came with.",
         "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("Feedback")}}},
-        "responses": {**answers, "400": _problem(400, "The request is wrong."), "404": _problem(404, unknown)},
+        "responses": {
+            **answers,
+            "400": _problem(400, "The request is wrong."),
+            "401": _problem(401, _PROBLEMS[401]),
+            "404": _problem(404, unknown),
+        },
     }
 
 
@@ -93,7 +99,10 @@ def _experiments() -> dict[str, Any]:
     return {
         "operationId": "experiments",
         "summary": "How versions share requests, and what was concluded.",
-        "responses": {"200": {"description": "By model.", "content": {"application/json": {"schema": schema}}}},
+        "responses": {
+            "200": {"description": "By model.", "content": {"application/json": {"schema": schema}}},
+            "401": _problem(401, _PROBLEMS[401]),
+        },
     }
 
 

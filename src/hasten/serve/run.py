@@ -9,9 +9,9 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..bundle.read import Bundle
 from ..core.errors import JobError, NotPossibleHere
@@ -71,7 +71,8 @@ def serve(*bundles: Path | str, options: ServeOptions = DEFAULTS, announce: Call
             config = uvicorn.Config(
                 app,
                 http=hot.protocol(app),
-                log_level="warning",
+                log_level="error",  # with its warnings, anybody could write a line for each request that is none
+                log_config=_quiet_forms(uvicorn.config.LOGGING_CONFIG),
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=GRACE_SECONDS,
@@ -82,6 +83,11 @@ def serve(*bundles: Path | str, options: ServeOptions = DEFAULTS, announce: Call
             server = _server(config)
             with _quiet_stop(server), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
                 runner.run(_run(server, listening, app.state.service, options, announce or (lambda _: None), tls))
+
+
+def _quiet_forms(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` of logging, where the reader of forms does not warn of each that is wrong: who sent it is told."""
+    return {**config, "loggers": {**config["loggers"], "python_multipart": {"level": "ERROR"}}}
 
 
 def _door(options: ServeOptions) -> Door:
