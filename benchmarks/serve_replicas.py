@@ -1,0 +1,109 @@
+"""What replicas bring and what they cost: one program in the server's process, in another one, and two of them, of one thread each.
+
+    make bench-serve
+    python benchmarks/serve_replicas.py --seconds 5
+
+The server may use two cores, and so may the load, which takes little of them: tensors come as bytes, ready to be computed. What the way
+through shared memory costs is told by CPU, which the kernel counts for all processes of the server, of one replica over none: here for
+a sample of 602 kB, and for one of 49 kB on the net of 0.06 ms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from common import ROOT, Figures, figure, finish
+from serve_models import finished, net
+from serve_rig import CORES, Server, binary_request, hasten, load
+
+from hasten.bundle.layout import MANIFEST
+from hasten.bundle.manifest import read_manifest
+from hasten.bundle.read import Bundle
+
+NAME = "serve-replicas"
+OUT = ROOT / "out" / "bench-serve"
+MODEL = "efficientnet-lite0"
+WAYS: dict[str, tuple[str, ...]] = {"here": (), "one": ("--isolate",), "two": ("--replicas", "2")}
+GAIN = 1.5
+"""Answers a second of two replicas over one, on two cores that load and connections share with them."""
+IDLE_SHARE = 0.005
+Named = Iterator[tuple[str, dict[str, object]]]
+
+
+def of_one_thread(source: Path, folder: Path) -> Path:
+    """The bundle `source`, whose program takes one thread, as `folder`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(source, folder)
+    manifest = read_manifest(folder)
+    target = manifest.target.model_copy(update={"threads": 1})
+    (folder / MANIFEST).write_text(manifest.model_copy(update={"target": target}).text(), encoding="utf8")
+    return folder
+
+
+def request(path: Path) -> bytes:
+    """One sample of the bundle's golden examples."""
+    with Bundle.open(path) as bundle:
+        spec, output = bundle.signature.inputs[0].name, bundle.signature.outputs[0].name
+        return binary_request(bundle.name, spec, bundle.golden.tensors[spec][:1], output)
+
+
+def saturated(server: Server, one: bytes, name: str, connections: int, seconds: float) -> tuple[float, float, float]:
+    """Answers a second, CPU seconds of one, samples in a call. Every request must be answered."""
+    load(server, [one], keep=OUT / "warm.npz", connections=connections, seconds=1)
+    cpu, before = server.cpu_seconds(), server.metrics()
+    samples = load(server, [one], keep=OUT / f"replicas-{name}.npz", connections=connections, seconds=seconds)
+    used, after = server.cpu_seconds() - cpu, server.metrics()
+    assert samples.good.all(), np.unique(samples.status, return_counts=True)
+    batches = [after[f"hasten_batch_size_{part}"] - before[f"hasten_batch_size_{part}"] for part in ("sum", "count")]
+    return samples.rate(), used / len(samples.good), batches[0] / batches[1]
+
+
+def measured(label: str, path: Path, ways: Iterator[str], connections: int, seconds: float) -> Named:
+    """One model on several ways."""
+    one, cpu = request(path), {}
+    rates = {}
+    for way in ways:
+        with hasten(path, *WAYS[way], cores=CORES[:2]) as server:
+            if way == "two":
+                yield f"replicas.{label}.{way}.idle_share_of_a_core", figure(idle(server), at_most=IDLE_SHARE)
+            rates[way], cpu[way], batch = saturated(server, one, f"{label}-{way}", connections, seconds)
+        yield f"replicas.{label}.{way}.answers_per_second", figure(rates[way])
+        yield f"replicas.{label}.{way}.cpu_ms", figure(1e3 * cpu[way])
+        yield f"replicas.{label}.{way}.mean_batch", figure(batch)
+    yield f"replicas.{label}.hop_cpu_ms", figure(1e3 * (cpu["one"] - cpu["here"]))
+    if "two" in rates:
+        yield f"replicas.{label}.two_over_here", figure(rates["two"] / rates["here"], at_least=GAIN)
+
+
+def idle(server: Server, seconds: float = 4.0) -> float:
+    """The share of a core that a server with its replicas uses while nobody asks."""
+    before, began = server.cpu_seconds(), time.perf_counter()
+    time.sleep(seconds)
+    return (server.cpu_seconds() - before) / (time.perf_counter() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="what replicas bring and what they cost")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of one load (default: %(default)s)")
+    arguments = parser.parse_args()
+    figures: Figures = {}
+    tiny, large = net("tiny", OUT / "tiny"), finished(MODEL)
+    for key, one in measured("tiny", tiny, iter(("here", "one")), 16, arguments.seconds):
+        figures[key] = one
+        print(f"  {key}: {one['value']}", flush=True)
+    if large is None:
+        print(f"  skipped: no bundle of {MODEL}: make bench-main-models")
+    else:
+        for key, one in measured("large", of_one_thread(large, OUT / "one-thread"), iter(WAYS), 32, arguments.seconds):
+            figures[key] = one
+            print(f"  {key}: {one['value']}", flush=True)
+    finish(NAME, figures)
+
+
+if __name__ == "__main__":
+    main()
