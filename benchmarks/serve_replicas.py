@@ -1,11 +1,12 @@
 """What replicas bring and what they cost: one program in the server's process, in another one, and two of them, of one thread each.
 
     make bench-serve
-    python benchmarks/serve_replicas.py --seconds 5
+    python benchmarks/serve_replicas.py --seconds 4
 
 The server may use two cores, and so may the load, which takes little of them: tensors come as bytes, ready to be computed. What the way
-through shared memory costs is told by CPU, which the kernel counts for all processes of the server, of one replica over none: here for
-a sample of 602 kB, and for one of 49 kB on the net of 0.06 ms.
+through shared memory costs is told by the CPU that the kernel counts for all processes of the server, of one replica over none: of a
+request that is alone (one connection), and at saturation, where those that share a call share it too. For a sample of 49 kB on the net
+of 0.06 ms, and for one of 602 kB.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,7 @@ NAME = "serve-replicas"
 OUT = ROOT / "out" / "bench-serve"
 MODEL = "efficientnet-lite0"
 WAYS: dict[str, tuple[str, ...]] = {"here": (), "one": ("--isolate",), "two": ("--replicas", "2")}
+CONNECTIONS = {"tiny": 16, "large": 32}
 GAIN = 1.5
 """Answers a second of two replicas over one, on two cores that load and connections share with them."""
 IDLE_SHARE = 0.005
@@ -52,35 +55,46 @@ def request(path: Path) -> bytes:
         return binary_request(bundle.name, spec, bundle.golden.tensors[spec][:1], output)
 
 
-def saturated(server: Server, one: bytes, name: str, connections: int, seconds: float) -> tuple[float, float, float]:
-    """Answers a second, CPU seconds of one, samples in a call. Every request must be answered."""
-    load(server, [one], keep=OUT / "warm.npz", connections=connections, seconds=1)
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """Answers a second, CPU seconds of one, samples in a call."""
+
+    rate: float
+    cpu: float
+    batch: float
+
+
+def under(server: Server, one: bytes, name: str, connections: int, seconds: float) -> Seen:
+    """Connections that ask again and again. Every request must be answered."""
+    load(server, [one], keep=OUT / "warm.npz", connections=connections, seconds=0.5)
     cpu, before = server.cpu_seconds(), server.metrics()
     samples = load(server, [one], keep=OUT / f"replicas-{name}.npz", connections=connections, seconds=seconds)
     used, after = server.cpu_seconds() - cpu, server.metrics()
     assert samples.good.all(), np.unique(samples.status, return_counts=True)
     batches = [after[f"hasten_batch_size_{part}"] - before[f"hasten_batch_size_{part}"] for part in ("sum", "count")]
-    return samples.rate(), used / len(samples.good), batches[0] / batches[1]
+    return Seen(rate=samples.rate(), cpu=used / len(samples.good), batch=batches[0] / batches[1])
 
 
-def measured(label: str, path: Path, ways: Iterator[str], connections: int, seconds: float) -> Named:
+def measured(label: str, path: Path, ways: Sequence[str], seconds: float) -> Named:
     """One model on several ways."""
-    one, cpu = request(path), {}
-    rates = {}
+    one, lone, many = request(path), dict[str, Seen](), dict[str, Seen]()
     for way in ways:
         with hasten(path, *WAYS[way], cores=CORES[:2]) as server:
             if way == "two":
-                yield f"replicas.{label}.{way}.idle_share_of_a_core", figure(idle(server), at_most=IDLE_SHARE)
-            rates[way], cpu[way], batch = saturated(server, one, f"{label}-{way}", connections, seconds)
-        yield f"replicas.{label}.{way}.answers_per_second", figure(rates[way])
-        yield f"replicas.{label}.{way}.cpu_ms", figure(1e3 * cpu[way])
-        yield f"replicas.{label}.{way}.mean_batch", figure(batch)
-    yield f"replicas.{label}.hop_cpu_ms", figure(1e3 * (cpu["one"] - cpu["here"]))
-    if "two" in rates:
-        yield f"replicas.{label}.two_over_here", figure(rates["two"] / rates["here"], at_least=GAIN)
+                yield f"{label}.{way}.idle_share_of_a_core", figure(idle(server), at_most=IDLE_SHARE)
+            lone[way] = under(server, one, f"{label}-{way}-lone", 1, seconds / 2)
+            many[way] = under(server, one, f"{label}-{way}", CONNECTIONS[label], seconds)
+        yield f"{label}.{way}.lone_cpu_ms", figure(1e3 * lone[way].cpu)
+        yield f"{label}.{way}.cpu_ms", figure(1e3 * many[way].cpu)
+        yield f"{label}.{way}.mean_batch", figure(many[way].batch)
+        yield f"{label}.{way}.answers_per_second", figure(many[way].rate)
+    yield f"{label}.hop_of_a_lone_request_ms", figure(1e3 * (lone["one"].cpu - lone["here"].cpu))
+    yield f"{label}.hop_at_saturation_ms", figure(1e3 * (many["one"].cpu - many["here"].cpu))
+    if "two" in many:
+        yield f"{label}.two_over_here", figure(many["two"].rate / many["here"].rate, at_least=GAIN)
 
 
-def idle(server: Server, seconds: float = 4.0) -> float:
+def idle(server: Server, seconds: float = 3.0) -> float:
     """The share of a core that a server with its replicas uses while nobody asks."""
     before, began = server.cpu_seconds(), time.perf_counter()
     time.sleep(seconds)
@@ -89,17 +103,16 @@ def idle(server: Server, seconds: float = 4.0) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="what replicas bring and what they cost")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of one load (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of one load (default: %(default)s)")
     arguments = parser.parse_args()
     figures: Figures = {}
-    tiny, large = net("tiny", OUT / "tiny"), finished(MODEL)
-    for key, one in measured("tiny", tiny, iter(("here", "one")), 16, arguments.seconds):
-        figures[key] = one
-        print(f"  {key}: {one['value']}", flush=True)
-    if large is None:
-        print(f"  skipped: no bundle of {MODEL}: make bench-main-models")
+    cases = {"tiny": (net("tiny", OUT / "tiny"), ("here", "one"))}
+    if (large := finished(MODEL)) is not None:
+        cases["large"] = of_one_thread(large, OUT / "one-thread"), tuple(WAYS)
     else:
-        for key, one in measured("large", of_one_thread(large, OUT / "one-thread"), iter(WAYS), 32, arguments.seconds):
+        print(f"  skipped: no bundle of {MODEL}: make bench-main-models")
+    for label, (path, ways) in cases.items():
+        for key, one in measured(label, path, ways, arguments.seconds):
             figures[key] = one
             print(f"  {key}: {one['value']}", flush=True)
     finish(NAME, figures)

@@ -26,11 +26,11 @@ from faulty_server import INFER, ask, asked, outputs, save
 from hasten.bundle.read import Bundle
 from hasten.bundle.write import write
 from hasten.core.errors import BundleError, HastenError, JobError, NotPossibleHere, ReplicaLost
-from hasten.core.machine import usable_cores
+from hasten.core.machine import core_numbers, usable_cores
 from hasten.serve import staffing
 from hasten.serve.app import create_app
 from hasten.serve.reload import footprint
-from hasten.serve.replicas import Replicas
+from hasten.serve.replicas import Replicas, part_of
 from hasten.serve.staffing import Staffing
 
 pytest.importorskip("prometheus_client", reason="pip install 'hasten[serve]'")
@@ -64,7 +64,7 @@ def ready(url: str) -> float:
 def pair(made: Path, count: int = 2) -> Iterator[tuple[Bundle, Bundle]]:
     """A bundle whose program runs here, and one whose program runs in processes."""
     with Bundle.open(made) as here, Bundle.open(made) as there:
-        there.use(Replicas(there, count, threads=1))
+        there.use(Replicas(there, count))
         yield here, there
 
 
@@ -113,11 +113,11 @@ def test_a_process_that_cannot_load_says_why_and_none_is_left(path: Path, tmp_pa
     bundle = Bundle.open(other)
     (other / "program/factor").write_text("3")
     with pytest.raises(BundleError, match="program/factor: was changed after it was written"):
-        Replicas(bundle, 2, threads=1)
+        Replicas(bundle, 2)
     shutil.rmtree(other)
     shutil.copytree(save(tmp_path / "three", factor=3), other)
     with pytest.raises(BundleError, match="bundle: is another one now than the one in service"):
-        Replicas(bundle, 2, threads=1)
+        Replicas(bundle, 2)
     assert psutil.Process().children() == []
 
 
@@ -349,14 +349,23 @@ def test_the_number_must_be_one(wrong: Any) -> None:
         Staffing.read(wrong)
 
 
+@pytest.mark.parametrize(("cores", "count"), [(8, 2), (8, 8), (8, 3), (2, 2), (5, 1)])
+def test_each_has_cores_of_its_own(cores: int, count: int) -> None:
+    parts = [part_of(range(10, 10 + cores), number, count) for number in range(count)]
+    assert {len(part) for part in parts} == {cores // count}
+    assert len(set().union(*parts)) == count * (cores // count)
+    assert [part_of([4, 6], number, 3) for number in range(3)] == [[4], [6], [4]], "more than there are cores take turns"
+
+
 def test_asked_for_is_what_there_is(path: Path) -> None:
     for wanted, programs in ((Staffing(), 0), (Staffing.read("3"), 3), (Staffing.read(1, isolated=True), 1)):
         with Bundle.open(path) as bundle:
             replicas = wanted.open(bundle, objective=np.inf)
             assert len(psutil.Process().children()) == programs == (replicas.count if replicas else 0)
             assert wanted.most(bundle) == max(programs, 1)
-            if replicas is not None:
-                assert replicas.threads == max(1, min(bundle.target.threads, usable_cores() // programs))
+            cores = [child.cpu_affinity() for child in psutil.Process().children()]
+            assert {len(part) for part in cores} <= {max(1, usable_cores() // max(programs, 1))}
+            assert not cores or set().union(*cores) <= set(core_numbers())
     assert psutil.Process().children() == []
 
 

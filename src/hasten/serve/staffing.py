@@ -69,8 +69,7 @@ class Staffing:
 
 
 def _started(bundle: Bundle, count: int) -> Replicas:
-    threads = min(bundle.target.threads, max(1, usable_cores() // count))
-    replicas = Replicas(bundle, count, threads=threads)
+    replicas = Replicas(bundle, count)
     bundle.use(replicas)
     return replicas
 
