@@ -52,6 +52,7 @@ bench-%: setup $(BENCH_STAMP)
 
 bench-serve: setup
 	$(BIN)/python benchmarks/serve_load.py
+	$(BIN)/python benchmarks/serve_replicas.py
 
 docs: setup ## out/docs/reference.md, from the code
 	$(BIN)/python docs/build.py

@@ -60,21 +60,25 @@ class Server:
 
 
 @contextmanager
-def hasten(bundle: Path, *arguments: str, batching: bool = True, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """`hasten serve BUNDLE ARGUMENTS`. batching: False lets every call hold one sample; environment: variables besides the usual ones."""
+def hasten(
+    bundle: Path, *arguments: str, batching: bool = True, environment: Mapping[str, str] | None = None,
+    cores: Sequence[int] = (SERVER_CORE,),
+) -> Iterator[Server]:  # fmt: skip
+    """`hasten serve BUNDLE ARGUMENTS` on `cores`. batching: False lets every call hold one sample; environment: variables besides the
+    usual ones."""
     start = ["-m", "hasten"] if batching else ["-c", _WITHOUT_BATCHING]
     command = [sys.executable, *start, "serve", str(bundle), "--port", "0", *arguments]
-    with started(command, address=lambda line: re.findall(r"http://(\S+)", line), environment=environment) as server:
+    with started(command, address=lambda line: re.findall(r"http://(\S+)", line), environment=environment, cores=cores) as server:
         yield server
 
 
 @contextmanager
 def started(
     command: Sequence[str], *, address: str | Callable[[str], list[str]], ready: Callable[[str], bool] | None = None,
-    environment: Mapping[str, str] | None = None, patience: float = 60.0,
+    environment: Mapping[str, str] | None = None, patience: float = 60.0, cores: Sequence[int] = (SERVER_CORE,),
 ) -> Iterator[Server]:  # fmt: skip
-    """A server on its core. address: HOST:PORT, or what finds it in a line of the output; ready: asked of the address until it is."""
-    pinned = ["taskset", "-c", str(SERVER_CORE), *command]
+    """A server on its cores. address: HOST:PORT, or what finds it in a line of the output; ready: asked of the address until it is."""
+    pinned = ["taskset", "-c", ",".join(map(str, cores)), *command]
     # The bundle has as many threads as the process may use, which is one; other libraries are told.
     surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **(environment or {})}
     with tempfile.TemporaryFile("w+") as words:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from hasten.core import registry
 from hasten.core.candidate import Candidate, Floor
 from hasten.core.seams import Arrays, Program, Runtime, Target, option
 
@@ -54,17 +50,3 @@ class _Times(Program):
                 with open(os.environ[GATES[first]], "rb") as gate:
                     gate.read()
         return {"y": self._factor * inputs["x"]}
-
-
-@contextmanager
-def registered() -> Iterator[None]:
-    """The runtime `faulty` is known, here and in child processes."""
-    before = set(sys.modules)
-    registry.add_plugin(Path(__file__))
-    try:
-        yield
-    finally:
-        os.environ.pop("HASTEN_PLUGINS")
-        for name in set(sys.modules) - before:
-            if name.startswith("hasten_plugin_"):
-                del sys.modules[name]

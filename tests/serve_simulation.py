@@ -1,4 +1,4 @@
-"""One worker on a simulated clock: what a way of serving makes of a stream of requests, when calls take what a curve says."""
+"""Workers on a simulated clock: what a way of serving makes of a stream of requests, when calls take what a curve says."""
 
 from __future__ import annotations
 
@@ -45,37 +45,37 @@ class Fifo:
         batch, self.waiting = self.waiting[: self.most], self.waiting[self.most :]
         return Turn(batch=tuple(batch))
 
-    def finished(self, now: float) -> None:
+    def finished(self, now: float, *, turn: Turn) -> None:
         pass
 
 
-def simulate(line: Schedule | Fifo, arrivals: Iterable[tuple[float, Ticket]], cost: Cost) -> Outcome:
+def simulate(line: Schedule | Fifo, arrivals: Iterable[tuple[float, Ticket]], cost: Cost, *, workers: int = 1) -> Outcome:
     """Serve `arrivals` (when, who) to the end."""
     outcome = Outcome()
     numbers = iter(range(10**9))
-    events: list[tuple[float, int, Ticket | None]] = [(when, next(numbers), ticket) for when, ticket in arrivals]
+    events: list[tuple[float, int, Ticket | Turn]] = [(when, next(numbers), ticket) for when, ticket in arrivals]
     heapq.heapify(events)
-    running: Turn | None = None
+    busy = 0
     while events:
-        now, _, arrived = heapq.heappop(events)
-        if arrived is not None:
+        now, _, what = heapq.heappop(events)
+        if isinstance(what, Ticket):
             try:
-                line.admit(arrived, now)
+                line.admit(what, now)
             except Overloaded as error:
-                outcome.at_once[arrived] = error
+                outcome.at_once[what] = error
         else:
-            assert running is not None
-            line.finished(now)
-            outcome.answered |= dict.fromkeys(running.batch, now)
-            running = None
-        if running is None:
+            line.finished(now, turn=what)
+            outcome.answered |= dict.fromkeys(what.batch, now)
+            busy -= 1
+        while busy < workers:
             turn = line.next(now)
             outcome.later |= dict.fromkeys(turn.refused, now)
-            if turn.batch:
-                running = turn
-                outcome.calls.append(turn.size)
-                outcome.began |= dict.fromkeys(turn.batch, now)
-                heapq.heappush(events, (now + cost(turn.size), next(numbers), None))
+            if not turn.batch:
+                break
+            busy += 1
+            outcome.calls.append(turn.size)
+            outcome.began |= dict.fromkeys(turn.batch, now)
+            heapq.heappush(events, (now + cost(turn.size), next(numbers), turn))
     return outcome
 
 

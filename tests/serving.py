@@ -35,17 +35,21 @@ print("stopped", flush=True)
 """
 
 
-def _hears_hangups() -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, tests and what they start would ignore it
-
-
 @contextmanager
 def process(
-    *bundles: Path | str, grpc: bool = False, stderr: Any = subprocess.PIPE, **options: Any
+    *bundles: Path | str, grpc: bool = False, stderr: Any = subprocess.PIPE, prepare: Callable[[], None] = lambda: None, **options: Any
 ) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """`hasten.serve.run.serve` in a process of its own, with the addresses that it announced. stderr: where its log goes."""
+    """`hasten.serve.run.serve` in a process of its own, with the addresses that it announced.
+
+    stderr: where its log goes; prepare: called in the process before it begins.
+    """
+
+    def begin() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, tests and what they start would ignore it
+        prepare()
+
     command = [sys.executable, "-c", _SERVE, json.dumps({**options, "grpc_port": 0 if grpc else None}), *map(str, bundles)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, preexec_fn=_hears_hangups) as child:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, preexec_fn=begin) as child:
         try:
             assert child.stdout is not None
             yield child, [child.stdout.readline().strip() for _ in range(1 + grpc)]

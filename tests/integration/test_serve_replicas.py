@@ -14,45 +14,33 @@ from pathlib import Path
 from typing import Any
 
 import bundles
-import faulty_runtime
+import faulty_server
 import httpx
 import numpy as np
 import psutil
 import pytest
 import serving
-from faulty_runtime import CRASH, FAIL, GATES
+from faulty_runtime import CRASH, FAIL
+from faulty_server import INFER, ask, asked, outputs, save
 
 from hasten.bundle.read import Bundle
 from hasten.bundle.write import write
 from hasten.core.errors import BundleError, HastenError, JobError, NotPossibleHere, ReplicaLost
-from hasten.core.machine import usable_cores
+from hasten.core.machine import core_numbers, usable_cores
 from hasten.serve import staffing
 from hasten.serve.app import create_app
 from hasten.serve.reload import footprint
-from hasten.serve.replicas import Replicas
+from hasten.serve.replicas import Replicas, part_of
 from hasten.serve.staffing import Staffing
 
 pytest.importorskip("prometheus_client", reason="pip install 'hasten[serve]'")
-INFER, LOAD = "/v2/models/m/infer", "/v2/repository/models/m/load"
+LOAD = "/v2/repository/models/m/load"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _plugin() -> Iterator[None]:
-    with faulty_runtime.registered():
+    with faulty_server.registered():
         yield
-
-
-def save(folder: Path, *, factor: int = 2) -> Path:
-    """A bundle of the faulty runtime: y = factor * x, [N, 2]."""
-    folder.mkdir()
-    signature = bundles.Signature(
-        inputs=(bundles.TensorSpec(name="x", dtype="float32", shape=(None, 2)),),
-        outputs=(bundles.TensorSpec(name="y", dtype="float32", shape=(None, 2)),),
-    )
-    golden = bundles.Samples(inputs={"x": np.arange(8, dtype=np.float32).reshape(4, 2)})
-    contents = bundles.contents(folder, signature, golden, runtime_name="faulty", metric="cosine")
-    (folder / "program/factor").write_text(str(factor))
-    return write(replace(contents, golden_outputs={"y": factor * golden.inputs["x"]}), folder / "out")
 
 
 @pytest.fixture(scope="module")
@@ -62,23 +50,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def gates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[float, Path]:
-    """Pipes that hold calls up, by the number that a sample begins with."""
-    made = {}
-    for number, variable in GATES.items():
-        made[number] = tmp_path / variable
-        os.mkfifo(made[number])
-        monkeypatch.setenv(variable, str(made[number]))
-    return made
-
-
-def ask(url: str, *rows: tuple[float, float], **parameters: Any) -> httpx.Response:
-    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [len(rows), 2], "data": rows}], "parameters": parameters}
-    return httpx.post(url + INFER, json=body, timeout=60)
-
-
-def outputs(reply: httpx.Response) -> list[float]:
-    assert reply.status_code == 200, reply.text
-    return reply.json()["outputs"][0]["data"]  # type: ignore[no-any-return]
+    return faulty_server.make_gates(tmp_path, monkeypatch)
 
 
 def ready(url: str) -> float:
@@ -92,7 +64,7 @@ def ready(url: str) -> float:
 def pair(made: Path, count: int = 2) -> Iterator[tuple[Bundle, Bundle]]:
     """A bundle whose program runs here, and one whose program runs in processes."""
     with Bundle.open(made) as here, Bundle.open(made) as there:
-        there.use(Replicas(there, count, threads=1))
+        there.use(Replicas(there, count))
         yield here, there
 
 
@@ -141,11 +113,11 @@ def test_a_process_that_cannot_load_says_why_and_none_is_left(path: Path, tmp_pa
     bundle = Bundle.open(other)
     (other / "program/factor").write_text("3")
     with pytest.raises(BundleError, match="program/factor: was changed after it was written"):
-        Replicas(bundle, 2, threads=1)
+        Replicas(bundle, 2)
     shutil.rmtree(other)
     shutil.copytree(save(tmp_path / "three", factor=3), other)
     with pytest.raises(BundleError, match="bundle: is another one now than the one in service"):
-        Replicas(bundle, 2, threads=1)
+        Replicas(bundle, 2)
     assert psutil.Process().children() == []
 
 
@@ -182,7 +154,7 @@ def test_who_was_taken_is_answered_when_all_its_processes_are_told_to_stop(path:
     for kill in (False, True):
         with serving.process(f"m={path}", replicas=2) as (process, (url,)), ThreadPoolExecutor(1) as pool:
             children = serving.family(process)
-            asked = pool.submit(ask, url, (-3, 1))
+            first = pool.submit(ask, url, (-3, 1))
             with gates[-3].open("wb"):  # its call is under way
                 for one in (*children, process):
                     one.send_signal(signal.SIGTERM)
@@ -190,9 +162,9 @@ def test_who_was_taken_is_answered_when_all_its_processes_are_told_to_stop(path:
                     process.kill()
                     assert psutil.wait_procs(children, timeout=30)[1] == []
             if kill:
-                assert isinstance(asked.exception(), httpx.HTTPError)
+                assert isinstance(first.exception(), httpx.HTTPError)
             else:
-                assert outputs(asked.result()) == [-6, 2]
+                assert outputs(first.result()) == [-6, 2]
                 assert process.wait(30) == 0
                 assert psutil.wait_procs(children, timeout=30)[1] == []
 
@@ -208,13 +180,13 @@ def test_a_request_computes_while_another_does(path: Path, gates: dict[float, Pa
 def test_a_killed_replica_takes_no_request_along(path: Path, gates: dict[float, Path]) -> None:
     """The one under way is computed by the other one, and the killed one comes back."""
     with serving.process(f"m={path}", replicas=2) as (process, (url,)), ThreadPoolExecutor(2) as pool:
-        asked = pool.submit(ask, url, (-3, 1))
+        first = pool.submit(ask, url, (-3, 1))
         with gates[-3].open("wb"):
             for busy in _inside(process, gates[-3]):
                 busy.kill()
         with gates[-3].open("wb"):  # it is in a call again
             assert httpx.get(f"{url}/v2/health/ready").status_code == 200, "one is left"
-        assert outputs(asked.result()) == [-6, 2]
+        assert outputs(first.result()) == [-6, 2]
         serving.until(lambda: ready(url) == 2, "both answer again")
         assert serving.metric(url, "hasten_replica_restarts_total") == 1
         assert len(serving.family(process)) == 2
@@ -222,9 +194,9 @@ def test_a_killed_replica_takes_no_request_along(path: Path, gates: dict[float, 
 
 def test_the_only_replica_comes_back_and_answers_who_waited(path: Path, gates: dict[float, Path]) -> None:
     with serving.process(f"m={path}", isolate=True) as (process, (url,)), ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(ask, url, (-3, 1))]
+        waiting = [pool.submit(ask, url, (-3, 1))]
         with gates[-3].open("wb"):
-            asked += [pool.submit(ask, url, (k, k)) for k in range(2)]
+            waiting += [pool.submit(ask, url, (k, k)) for k in range(2)]
             serving.until(lambda: serving.metric(url, "hasten_queue_length") == 2, "two wait")
             hurried = pool.submit(ask, url, (1, 1), timeout=50_000_000)
             serving.until(lambda: serving.metric(url, "hasten_queue_length") == 3, "three wait")
@@ -236,7 +208,7 @@ def test_the_only_replica_comes_back_and_answers_who_waited(path: Path, gates: d
             assert (late.status_code, int(late.headers["retry-after"]) >= 1) == (503, True), "it cannot be there in a millisecond"
         with gates[-3].open("wb"):
             pass
-        assert [outputs(one.result()) for one in (*asked, hurried)] == [[-6, 2], [0, 0], [2, 2], [2, 2]]
+        assert [outputs(one.result()) for one in (*waiting, hurried)] == [[-6, 2], [0, 0], [2, 2], [2, 2]]
         assert httpx.get(f"{url}/v2/health/ready").status_code == 200
 
 
@@ -244,14 +216,14 @@ def test_a_request_that_ends_processes_is_refused_and_its_company_is_answered(pa
     with serving.process(f"m={path}", replicas=2) as (_, (url,)), ThreadPoolExecutor(8) as pool:
         held = [pool.submit(ask, url, (-3, 1)), pool.submit(ask, url, (-4, 1))]
         with gates[-3].open("wb"), gates[-4].open("wb"):
-            asked = [pool.submit(ask, url, (k, k)) for k in range(3)]
+            company = [pool.submit(ask, url, (k, k)) for k in range(3)]
             poison = pool.submit(ask, url, (CRASH, 0))
             serving.until(lambda: serving.metric(url, "hasten_queue_length") == 4, "all wait")
         assert [outputs(one.result()) for one in held] == [[-6, 2], [-8, 2]]
         reply = poison.result()
         assert reply.status_code == 503
         assert "was lost with the process that computed it, which was ended by SIGSEGV" in reply.json()["error"]
-        assert [outputs(one.result()) for one in asked] == [[0, 0], [2, 2], [4, 4]]
+        assert [outputs(one.result()) for one in company] == [[0, 0], [2, 2], [4, 4]]
         assert serving.metric(url, "hasten_requests_total", outcome="failed") == 1
         serving.until(lambda: ready(url) == 2, "both answer again")
 
@@ -281,16 +253,15 @@ def test_kills_under_load_lose_no_request(path: Path) -> None:
         with httpx.Client(base_url=url, timeout=60) as client:
             while not stop.is_set():
                 value = 1000 * number + count % 1000
-                data = [[value, 1], [value, 2]]
-                reply = client.post(INFER, json={"inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 2], "data": data}]})
+                reply = client.post(INFER, json=asked((value, number)))
                 count += 1
-                if reply.status_code != 200 or reply.json()["outputs"][0]["data"] != [2 * value, 2, 2 * value, 4]:
+                if reply.status_code != 200 or reply.json()["outputs"][0]["data"] != [2 * value, 2 * number]:
                     wrong.append(reply.text)
         return count
 
-    kills = 10
+    kills = 6
     with serving.process(f"m={path}", replicas=2) as (process, (url,)), ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(asking, number) for number in range(8)]
+        clients = [pool.submit(asking, number) for number in range(8)]
         try:
             for kill in range(kills):
                 serving.until(lambda: ready(url) == 2, "both answer")
@@ -300,7 +271,7 @@ def test_kills_under_load_lose_no_request(path: Path) -> None:
                 serving.until(lambda n=kill: serving.metric(url, "hasten_replica_restarts_total") == n + 1, "it was missed")
         finally:
             stop.set()
-        counts = [one.result() for one in asked]
+        counts = [one.result() for one in clients]
         assert wrong == []
         assert sum(counts) > 50 * kills
         assert serving.metric(url, "hasten_requests_total", outcome="answered") == sum(counts)
@@ -378,14 +349,23 @@ def test_the_number_must_be_one(wrong: Any) -> None:
         Staffing.read(wrong)
 
 
+@pytest.mark.parametrize(("cores", "count"), [(8, 2), (8, 8), (8, 3), (2, 2), (5, 1)])
+def test_each_has_cores_of_its_own(cores: int, count: int) -> None:
+    parts = [part_of(range(10, 10 + cores), number, count) for number in range(count)]
+    assert {len(part) for part in parts} == {cores // count}
+    assert len(set().union(*parts)) == count * (cores // count)
+    assert [part_of([4, 6], number, 3) for number in range(3)] == [[4], [6], [4]], "more than there are cores take turns"
+
+
 def test_asked_for_is_what_there_is(path: Path) -> None:
-    for asked, programs in ((Staffing(), 0), (Staffing.read("3"), 3), (Staffing.read(1, isolated=True), 1)):
+    for wanted, programs in ((Staffing(), 0), (Staffing.read("3"), 3), (Staffing.read(1, isolated=True), 1)):
         with Bundle.open(path) as bundle:
-            replicas = asked.open(bundle, objective=np.inf)
+            replicas = wanted.open(bundle, objective=np.inf)
             assert len(psutil.Process().children()) == programs == (replicas.count if replicas else 0)
-            assert asked.most(bundle) == max(programs, 1)
-            if replicas is not None:
-                assert replicas.threads == max(1, min(bundle.target.threads, usable_cores() // programs))
+            assert wanted.most(bundle) == max(programs, 1)
+            cores = [child.cpu_affinity() for child in psutil.Process().children()]
+            assert {len(part) for part in cores} <= {max(1, usable_cores() // max(programs, 1))}
+            assert not cores or set().union(*cores) <= set(core_numbers())
     assert psutil.Process().children() == []
 
 

@@ -56,9 +56,14 @@ def this_machine() -> Machine:
 
 def usable_cores() -> int:
     """Logical cores that this process may run on (affinity and cgroup masks count)."""
+    return len(core_numbers())
+
+
+def core_numbers() -> list[int]:
+    """Which those are, as far as the system tells."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def load_average() -> float | None:

@@ -1,6 +1,6 @@
 """A process that runs one program for a server: `python -m hasten.serve.replica CONNECTION INPUTS OUTPUTS`, three descriptors.
 
-The first message says which program: {"path", "digest", "threads"}; the answer, {} or {"error": ...}. Then each message is a call: where
+The first message says which program: {"path", "digest", "cores"}; the answer, {} or {"error": ...}. Then each message is a call: where
 its tensors lie in the memory INPUTS; the answer is where the outputs lie in OUTPUTS. It ends when the server closes the connection or dies,
 in the middle of a call too.
 """
@@ -52,12 +52,14 @@ def _end_with_server(connection: int) -> None:
     os._exit(1)  # nobody waits for what is under way
 
 
-def _loaded(*, path: str, digest: str, threads: int) -> Program:
-    """The program of the bundle in `path`, checked and warm. digest: of the manifest that it must have. Raises HastenError."""
+def _loaded(*, path: str, digest: str, cores: list[int]) -> Program:
+    """The program of the bundle in `path`, checked and warm, on `cores`. digest: of the manifest that it must have. Raises HastenError."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
     bundle = Bundle.open(path)
     if bundle.manifest.digest != digest:
         raise BundleError("bundle", "is another one now than the one in service", got=path, hint="Load the model anew")
-    program = bundle.program(replace(bundle.target, threads=threads))
+    program = bundle.program(replace(bundle.target, threads=min(bundle.target.threads, len(cores))))
     bundle.use(program).run_as_certified(bundle.golden.tensors)
     return program
 

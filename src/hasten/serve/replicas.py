@@ -19,6 +19,7 @@ import numpy as np
 
 from ..bundle.read import Bundle
 from ..core.errors import HastenError, NotPossibleHere, ReplicaLost
+from ..core.machine import core_numbers
 from ..core.seams import Arrays, Program
 from .process import Placed, Process
 
@@ -39,15 +40,14 @@ class Staff:
 
 
 class Replicas(Program):
-    """The program of `bundle` in `count` processes of `threads` threads each, which are ready. `close` ends them.
+    """The program of `bundle` in `count` processes, each on cores of its own as far as there are enough. `close` ends them.
 
-    `run` and `room` may be called by many threads; more than there are processes wait. Raises what loading the program raises.
+    They are ready. `run` and `room` may be called by many threads; more than there are processes wait. Raises what loading raises.
     """
 
-    def __init__(self, bundle: Bundle, count: int, *, threads: int) -> None:
-        self.count, self.threads = count, threads
-        self._name = bundle.name
-        self._order = {"path": os.fspath(bundle.path.absolute()), "digest": bundle.manifest.digest, "threads": threads}
+    def __init__(self, bundle: Bundle, count: int) -> None:
+        self.count, self._name = count, bundle.name
+        self._order = {"path": os.fspath(bundle.path.absolute()), "digest": bundle.manifest.digest}
         self._changed = threading.Condition()  # guards what follows
         self._all, self._free = set[Process](), list[Process]()
         self._pauses: dict[int, tuple[float, float]] = {}  # of those that are to be started again, by number: seconds, and until when
@@ -69,7 +69,7 @@ class Replicas(Program):
     def _begin(self) -> None:
         """Start them, all at the same time, and wait until they are ready."""
         began = time.monotonic()
-        first = [self._spawned() for _ in range(self.count)]
+        first = [self._spawned(number) for number in range(self.count)]
         for process in first:
             process.loaded()
         self._start_seconds = time.monotonic() - began
@@ -146,13 +146,13 @@ class Replicas(Program):
         """Whether all have ended soon after they were started again."""
         return sum(seconds > _FIRST_PAUSE_SECONDS for seconds, _ in self._pauses.values()) == self.count
 
-    def _spawned(self) -> Process:
+    def _spawned(self, number: int) -> Process:
         process = Process()
         with self._changed:
             self._all.add(process)
             if self._closed.is_set():  # `close` did not see it
                 process.kill()
-        process.begin(self._order)
+        process.begin({**self._order, "cores": part_of(core_numbers(), number, self.count)})
         return process
 
     def _keep(self, number: int, process: Process | None) -> None:
@@ -168,7 +168,7 @@ class Replicas(Program):
                 return
             began = time.monotonic()
             self._restarted()
-            process = self._started()
+            process = self._started(number)
 
     def _pause(self, number: int, seconds: float) -> None:
         if not seconds:
@@ -182,10 +182,10 @@ class Replicas(Program):
             del self._pauses[number]
         self._told()
 
-    def _started(self) -> Process | None:
+    def _started(self, number: int) -> Process | None:
         """Another process, ready; None where it did not become that."""
         try:
-            process = self._spawned()
+            process = self._spawned(number)
         except OSError as error:  # no memory, no descriptors
             self._failed(str(error))
             return None
@@ -220,3 +220,12 @@ class Replicas(Program):
         if not self._closed.is_set():
             _log.warning("a replica of %s is started again: %s", self._name, reason)
             self._told()
+
+
+def part_of(cores: Sequence[int], number: int, count: int) -> list[int]:
+    """The cores of process `number` of `count`: a part that no other one has, or one core where there are too few.
+
+    Without that, runtimes that bind their threads to cores (OpenVINO) would bind those of all processes to the same ones.
+    """
+    share = max(1, len(cores) // count)
+    return [cores[(number * share + k) % len(cores)] for k in range(share)]

@@ -54,7 +54,7 @@ class Staffing:
     def _as_pays(self, bundle: Bundle, objective: float) -> Replicas | None:
         """Time one program here, and where that may pay all processes at once; keep what does more."""
         bundle.load()
-        alone = _rate(warm_up(bundle, objective=objective), objective)
+        alone = _rate(warm_up(bundle, objective=objective, trusting=False), objective)  # timed as all at once are
         if 1 / alone > FRONT_SECONDS:
             bundle.close()
             replicas = _started(bundle, self.most(bundle))
@@ -69,8 +69,7 @@ class Staffing:
 
 
 def _started(bundle: Bundle, count: int) -> Replicas:
-    threads = min(bundle.target.threads, max(1, usable_cores() // count))
-    replicas = Replicas(bundle, count, threads=threads)
+    replicas = Replicas(bundle, count)
     bundle.use(replicas)
     return replicas
 

@@ -138,7 +138,9 @@ async def _form(request: Request, body: bytes) -> dict[str, Any]:
         yield body
 
     try:
-        form = await MultiPartParser(request.headers, stream(), max_files=1, max_fields=len(FIELDS), max_part_size=10_000).parse()
+        parser = MultiPartParser(request.headers, stream(), max_files=1, max_fields=len(FIELDS), max_part_size=10_000)
+        parser.spool_max_size = len(body) + 1  # all of it is in memory already: no file, on a disk that may be full
+        form = await parser.parse()
     except MultiPartException as error:
         raise DataError("form", error.message.rstrip(".")) from None
     except KeyError:

@@ -31,12 +31,14 @@ def shares(bundle: Bundle) -> bool:
     return free and "batch-dependent" not in bundle.manifest.candidate["facts"]
 
 
-def warm_up(bundle: Bundle, *, objective: float, at_once: int = 1, clock: Callable[[], float] = time.monotonic) -> Curve:
+def warm_up(
+    bundle: Bundle, *, objective: float, at_once: int = 1, trusting: bool = True, clock: Callable[[], float] = time.monotonic
+) -> Curve:
     """The curve of `bundle`, whose program is loaded: of its golden inputs, one call of each power of two after one that is not timed.
 
-    Where the bundle was certified on this machine, what was measured then counts instead: it is the median of many calls.
-    objective: seconds, or infinity; at_once: calls that the program answers at a time: each is timed among as many others, until the
-    last has ended. Raises NotPossibleHere where one sample takes longer than the objective.
+    Where the bundle was certified on this machine, what was measured then counts instead, as the median of many calls, unless it is
+    not to be trusted. objective: seconds, or infinity; at_once: calls that the program answers at a time: each is timed among as many
+    others, until the last has ended. Raises NotPossibleHere where one sample takes longer than the objective.
     """
     golden = bundle.golden.tensors
 
@@ -46,7 +48,7 @@ def warm_up(bundle: Bundle, *, objective: float, at_once: int = 1, clock: Callab
     if not shares(bundle):
         curve = Curve({1: time_once(golden if _no_samples(bundle) else _repeated(golden, 1))})
     else:
-        known = certified(bundle) if at_once == 1 else {}
+        known = certified(bundle) if trusting and at_once == 1 else {}
 
         def time_call(size: int) -> float:
             took = time_once(_repeated(golden, size))
