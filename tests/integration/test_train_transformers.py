@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from hasten.core.candidate import Candidate, Floor
+from hasten.core.machine import this_machine
+from hasten.core.seams import Profile, Target, Training
+from hasten.core.signature import Signature, TensorSpec
+from hasten.techniques.structured_pruning import StructuredPruning
 from hasten.train.cut import Cut, Goal, find_groups, find_sites
-from hasten.train.depth import blocks, remove
-from hasten.train.lift import lift
+from hasten.train.depth import blocks, leave_out, remove
+from hasten.train.lift import lift, lower
 from hasten.train.shapes import fixed, heads
+from hasten.train.student import Student
 
 torch = pytest.importorskip("torch")
 pruning = pytest.importorskip("torch_pruning")
@@ -142,6 +150,32 @@ def test_the_planned_cut_of_heads_and_neurons_is_what_is_cut() -> None:
     assert all(torch.isfinite(output).all() for output in module(IDS, MASK))
 
 
+@pytest.mark.parametrize("idle", [(0, "attention"), (1, "mlp")])
+def test_the_block_that_does_nothing_goes_first(idle: tuple[int, str], tmp_path: Path) -> None:
+    plain = encoder(first=True)
+    place, part = idle
+    says_nothing = plain.layers[place].attention.out if part == "attention" else plain.layers[place].mlp[2]
+    with torch.no_grad():
+        for p in says_nothing.parameters():
+            p.zero_()
+    student = student_of(plain, tmp_path)
+    expected = blocks(student.module)[2 * place + (part == "mlp")]
+    before = student.module(IDS, MASK)
+    assert leave_out(student, 1) == [expected]
+    assert_same(student.module(IDS, MASK), before)
+    assert len(leave_out(student, 9)) == 5
+
+
+def test_the_search_cuts_transformers_in_depth_as_deep_as_they_are() -> None:
+    def plans(operators: dict[str, int]) -> dict[float, int]:
+        profile = Profile(machine=this_machine(), target=Target(threads=1), operators=operators)
+        return {one.share: one.blocks for one in StructuredPruning.space(profile)}
+
+    minilm = {"Softmax": 6, "MatMul": 48, "LayerNormalization": 13, "Gemm": 1}
+    assert plans(minilm) == {0.3: 3, 0.5: 4, 0.7: 6}
+    assert set(plans({"Conv": 21, "Relu": 19, "Gemm": 1}).values()) == {0}
+
+
 def test_heads_that_something_else_counts_stay() -> None:
     class Mixed(nn.Module):  # type: ignore[misc,name-defined]
         """Heads have a parameter each, which nobody would cut."""
@@ -157,6 +191,20 @@ def test_heads_that_something_else_counts_stay() -> None:
     module = lift(torch.export.export(Mixed().eval(), (x,), dynamic_shapes=({0: torch.export.Dim("batch")},)))
     assert heads(module) == {}
     assert module.inside_query in fixed(module)
+
+
+def student_of(plain: Any, folder: Path) -> Student:
+    """Taught by itself: all that changes the loss is what is cut."""
+    path = folder / "original.pt2"
+    lower(plain, (IDS, MASK), path, free_batch=True)
+    specs = [TensorSpec(name=name, dtype="int64", shape=(None, TOKENS)) for name in ("ids", "mask")]
+    outputs = [TensorSpec(name=name, dtype="float32", shape=(None, width)) for name, width in (("scores", 3), ("mean", WIDTH))]
+    original = Candidate(floor=Floor.MODULE, path=path, signature=Signature(inputs=tuple(specs), outputs=tuple(outputs)), lineage=())
+    files = {name: folder / f"{name}.npy" for name in ("ids", "mask")}
+    for file, values in zip(files.values(), (IDS, MASK), strict=True):
+        np.save(file, values.repeat(8, 1).numpy())
+    training = Training(inputs=files, labels=None, teacher=original, output=0, classifier=True, checkpoint=folder / "c.pt", batch_size=8)
+    return Student.of(training, original, seed=0)
 
 
 def groups_of(module: Any) -> Any:
