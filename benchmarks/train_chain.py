@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from common import Figures, figure
 from train_pruning import technique
-from training import Goals, compared, eight_bits, lowered, programs, ready, run
+from training import NOTHING, Goals, compared, eight_bits, lowered, programs, ready, run
 
 from hasten.search.judge import Judge
 from hasten.search.workshop import Workshop
 
-NOTHING: Goals = (None, None, None)
 GOALS: dict[str, Goals] = {"wide-resnet20": (None, 5.0, 1.0), "resnet20": (None, 4.0, 1.0)}
 
 

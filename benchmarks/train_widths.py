@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import copy
 import json
-import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from common import BUNDLES, Figures, figure
-from training import PRICED_ON, ready, run
+from training import PRICED_ON, ready, run, traced
 
-from hasten.core.candidate import Candidate, Floor, Step
+from hasten.core.candidate import Candidate, Step
 from hasten.core.registry import get
 from hasten.core.seams import Runtime
 from hasten.core.trial import Trial
@@ -85,22 +83,8 @@ def pruned(shop: Workshop, number: int, folder: Path) -> tuple[Candidate, list[S
         kept = rng.uniform(LEAST, 1.0) * len(group.scores)
         group.gone = len(group.scores) - min(len(group.scores), max(MULTIPLE, round(kept / MULTIPLE) * MULTIPLE))
     Cut(find_sites(module, example), groups, None).make()
-    path = folder / str(number) / "model.onnx"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _export(torch, module, example, path, original)
-    graph = original.then(Step(name="random-pruning", options={"number": number}), path, floor=Floor.GRAPH, lossless=False)
+    graph = traced(module, example, original, Step(name="random-pruning", options={"number": number}), folder / str(number))
     return graph, list(find_sites(module, example).values())
-
-
-def _export(torch: Any, module: Any, example: list[Any], path: Path, original: Candidate) -> None:
-    """By tracing: seconds a graph less than the exporter that ships what users get, and the same operators."""
-    names = [spec.name for spec in original.signature.inputs], [spec.name for spec in original.signature.outputs]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        axes = {name: {0: "batch"} for name in (*names[0], *names[1])}
-        torch.onnx.export(
-            module.eval(), tuple(example), str(path), dynamo=False, input_names=names[0], output_names=names[1], dynamic_axes=axes
-        )  # fmt: skip
 
 
 if __name__ == "__main__":

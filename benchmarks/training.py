@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from common import BUNDLES, Figures, figure, finish, known_figures, prepare, told, workshop, write
 from main_models import CASES, Case, why_skipped
 
-from hasten.core.candidate import Candidate, Floor
+from hasten.core.candidate import Candidate, Floor, Step
 from hasten.core.errors import HastenError
 from hasten.core.measurement import Interval, Measurement
 from hasten.core.registry import find, get
@@ -35,6 +37,7 @@ QUANTISERS = (get(Technique, "static-int8")(), get(Technique, "static-int8-nncf"
 FINAL = Plan(blocks=5, rounds=12, block_seconds=12.0, warm_up_seconds=1.0, seed=1)
 Goals = tuple[float | None, float | None, float | None]
 """Size over the original's, speed over the fastest lossless program, points lost; None for no goal."""
+NOTHING: Goals = (None, None, None)
 PATIENCE_SECONDS = 24 * 3600.0
 
 
@@ -54,6 +57,23 @@ def lowered(shop: Workshop, candidate: Candidate, *more: Technique) -> Candidate
     for technique in (get(Technique, "export-onnx")(), get(Technique, "simplify")(), *more):
         candidate = shop.apply(technique, candidate)
     return candidate
+
+
+def traced(module: Any, example: Sequence[Any], original: Candidate, step: Step, folder: Path) -> Candidate:
+    """The graph of a module that takes and gives what `original` does, made by `step`, in `folder`. By tracing: seconds a graph less than
+    the exporter that ships what users get, and the same operators."""
+    import torch
+
+    path, signature = folder / "model.onnx", original.signature
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = [spec.name for spec in signature.inputs], [spec.name for spec in signature.outputs]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        axes = {name: {0: "batch"} for name in (*names[0], *names[1])}
+        torch.onnx.export(
+            module.eval(), tuple(example), str(path), dynamo=False, input_names=names[0], output_names=names[1], dynamic_axes=axes
+        )  # fmt: skip
+    return original.then(step, path, floor=Floor.GRAPH, lossless=False)
 
 
 def programs(shop: Workshop, graph: Candidate) -> list[Trial]:
@@ -84,10 +104,10 @@ def ready(shop: Workshop, trials: Sequence[Trial]) -> None:
 
 
 def compared(
-    shop: Workshop, judge: Judge, old: Sequence[Trial], rows: Mapping[str, tuple[Sequence[Trial], Goals]], *, label: str
+    shop: Workshop, judge: Judge, old: Sequence[Trial], rows: Mapping[str, tuple[Sequence[Trial], Goals]], *, label: str, plan: Plan = FINAL
 ) -> Figures:  # fmt: skip
     """All programs in one race; of each row the fastest: how many times faster than the fastest of `old`, and what it loses on certify."""
-    race = shop.race([*old, *(t for trials, _ in rows.values() for t in trials)], FINAL, label=label)
+    race = shop.race([*old, *(t for trials, _ in rows.values() for t in trials)], plan, label=label)
     reference, figures = fastest(old, race.latency), {}
     for named, (trials, goals) in rows.items():
         answer = fastest(trials, race.latency)

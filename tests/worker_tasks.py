@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -88,6 +88,17 @@ class OneJouleARead(Meter):
 
 def prune_digits(state: Any, folder: Path, die_after_saves: int | None, bfloat16: bool) -> str:
     """The name of the weights that two rounds of pruning give; saves after every step, and dies after so many saves."""
+    options = {"share": 0.4, "rounds": 2, "epochs": 4, "round_to": 2}
+    return _train_digits("structured-pruning", options, folder, die_after_saves, bfloat16=bfloat16)
+
+
+def search_digits(state: Any, folder: Path, die_after_saves: int | None) -> str:
+    """The same of an architecture search with two rungs."""
+    options = {"speed": 2.0, "trials": 6, "samples": 32, "epochs": 1, "widest": 32}
+    return _train_digits("architecture-search", options, folder, die_after_saves)
+
+
+def _train_digits(name: str, options: Mapping[str, Any], folder: Path, die_after_saves: int | None, *, bfloat16: bool = False) -> str:
     from hasten.core.digest import digest_array, digest_json
     from hasten.core.registry import get
     from hasten.core.seams import Context, Technique, Training
@@ -113,7 +124,7 @@ def prune_digits(state: Any, folder: Path, die_after_saves: int | None, bfloat16
         inputs=model.calibration, labels=None, teacher=model.module, output=0, classifier=True, checkpoint=folder / "c.pt", batch_size=8,
         answers=folder / "answers", bfloat16=bfloat16,
     )  # fmt: skip
-    technique = get(Technique, "structured-pruning")(share=0.4, rounds=2, epochs=4, round_to=2)
+    technique = get(Technique, name)(**options)
     after = technique.apply(model.module, Context(folder=out, calibration=model.calibration, training=training))
     weights = read_module(after.path).state_dict()
     return digest_json({name: digest_array(value.numpy()) for name, value in weights.items()})

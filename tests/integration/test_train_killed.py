@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from worker_tasks import prune_digits
+from worker_tasks import prune_digits, search_digits
 
 from hasten.core.errors import WorkerError
 from hasten.measure.worker import run
@@ -22,3 +22,13 @@ def test_a_pruning_that_is_killed_twice_gives_the_weights_of_one_that_is_not(bfl
             run("prune", prune_digits, tmp_path / "killed", saves, bfloat16)
     assert run("prune", prune_digits, tmp_path / "killed", None, bfloat16) == whole
     assert run("prune", prune_digits, tmp_path / "again", None, bfloat16) == whole
+
+
+@pytest.mark.slow
+def test_an_architecture_search_that_is_killed_on_two_rungs_gives_the_weights_of_one_that_is_not(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    whole = run("search", search_digits, tmp_path / "whole", None)
+    for saves in (3, 30):
+        with pytest.raises(WorkerError, match="SIGKILL"):
+            run("search", search_digits, tmp_path / "killed", saves)
+    assert run("search", search_digits, tmp_path / "killed", None) == whole

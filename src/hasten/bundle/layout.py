@@ -27,7 +27,8 @@ EVIDENCE: each line has `kind`:
                    quality{metric: value}, verdict{outcome, reason, drop{...}, limit, alpha, needed_samples, method}|null}
     measurement   {trial, stage: explore|final, metric, unit, samples[...], groups[...], cpu_seconds[...], method{...}, where{...}}
     decision      {seconds (of the budget), what, why, learnt, and of a step that was chosen by what it promised: forecast{speedup, low,
-                   high (90 %), right (probability), seconds}, outcome{speedup|null, right|null, seconds}|null}
+                   high (90 %), right (probability), seconds}, outcome{speedup|null, right|null, seconds}|null; and of a technique that
+                  tries things itself: tried[{...}]}
     disagreement  {index (in the certify split), label|null, start (class name or number), answer, confidence_start,
                    confidence_answer, picture: base64 PNG or null}
     outcomes      {split: certify, metric, start: [per-sample outcome], answer: [per-sample outcome]}

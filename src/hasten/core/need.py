@@ -17,6 +17,7 @@ EXTRA_OF = {
     "onnxscript": "train",
     "onnxslim": "train",
     "sklearn": "train",
+    "optuna": "train",
     "openvino": "openvino",
     "nncf": "openvino",
     "pyarrow": "data",

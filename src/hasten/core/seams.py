@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -18,6 +19,7 @@ import numpy as np
 from .candidate import Candidate, Floor, Step
 from .errors import JobError
 from .machine import Machine, versions
+from .widths import Site
 
 if TYPE_CHECKING:
     from .job import Augment, DataSection, Job
@@ -123,6 +125,22 @@ class Context:
         """The calibrate split by input name, memory-mapped, [N, ...]."""
         return {name: np.load(path, mmap_mode="r") for name, path in self.calibration.items()}
 
+    def tell(self, sentence: str, tried: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Leave for the search's record what was learnt, and what was tried inside the technique, as JSON: see `told`."""
+        (self.folder / _TOLD).write_text(json.dumps({"sentence": sentence, "tried": list(tried)}))
+
+
+_TOLD = "told.json"
+
+
+def told(candidate: Candidate) -> tuple[str, list[dict[str, Any]]]:
+    """What the technique that made the candidate left beside it by `Context.tell`: the sentence and what was tried, or nothing."""
+    path = candidate.path.parent / _TOLD
+    if not path.is_file():
+        return "", []
+    known = json.loads(path.read_text())
+    return known["sentence"], known["tried"]
+
 
 class _Options:
     """Shared by what has options: a frozen dataclass whose fields are made by `option`. name: what the command line calls it."""
@@ -202,6 +220,10 @@ class Technique(_Options, ABC):
     @abstractmethod
     def expects(self, profile: Profile) -> Forecast:
         """What it promises here."""
+
+    def layers(self, original: Candidate) -> tuple[Site, ...]:
+        """With `prices`: layers that it may build beside those of the original, each place with the largest widths that it may ask for."""
+        return ()
 
     def skipping(self, nodes: tuple[str, ...]) -> Self | None:
         """The same technique, leaving the named nodes of the graph as they are: what mixed precision is made of. None where it cannot."""

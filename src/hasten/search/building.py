@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..core.candidate import Candidate, Floor
 from ..core.errors import DiskFull, HastenError, NotPossibleHere
 from ..core.registry import find
-from ..core.seams import Profile, Runtime, Technique
+from ..core.seams import Profile, Runtime, Technique, told
 from ..core.trial import Fate, Trial
 from .space import Space
 from .study import Study
@@ -45,7 +45,11 @@ class Builder:
         if technique.lossless:
             self.study.decide(technique.step().text, "changes nothing but time")
         try:
-            return self.shop.apply(technique, candidate)
+            made = self.shop.apply(technique, candidate)
+            sentence, tried = told(made)
+            if sentence:
+                self.study.learn(sentence, tried)
+            return made
         except DiskFull:
             raise
         except HastenError as error:

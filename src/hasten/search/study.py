@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ from .observer import Observer
 
 @dataclass
 class Decision:
-    """What was done, when (seconds of the budget) and why; forecast and outcome of steps that were chosen by what they promise."""
+    """What was done, when (seconds of the budget) and why; forecast and outcome of steps that were chosen by what they promise; tried: what
+    a technique tried inside."""
 
     seconds: float
     what: str
@@ -23,9 +24,11 @@ class Decision:
     learnt: str = ""
     forecast: Mapping[str, float] | None = None
     outcome: Mapping[str, float | None] | None = None
+    tried: Sequence[Mapping[str, Any]] = ()
 
     def to_json(self) -> dict[str, Any]:
-        told = {"forecast": self.forecast, "outcome": self.outcome} if self.forecast is not None else {}
+        told: dict[str, Any] = {"forecast": self.forecast, "outcome": self.outcome} if self.forecast is not None else {}
+        told |= {"tried": list(self.tried)} if self.tried else {}
         return {"seconds": round(self.seconds, 3), "what": self.what, "why": self.why, "learnt": self.learnt, **told}
 
 
@@ -95,10 +98,11 @@ class Study:
         self.observer.trying(what, why)
         return decision
 
-    def learn(self, sentence: str) -> None:
-        """Note what the last decision taught."""
+    def learn(self, sentence: str, tried: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Note what the last decision taught, and what was tried inside it."""
         if self.decisions:
             last = self.decisions[-1]
+            last.tried = (*last.tried, *tried)
             last.learnt = f"{last.learnt} {sentence}".strip()
         self.observer.learnt(sentence)
 

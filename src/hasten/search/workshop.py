@@ -23,6 +23,7 @@ from ..core.samples import Samples, SplitName
 from ..core.seams import Context, OperatorTime, Runtime, Target, Technique, Training
 from ..core.store import Record, Store
 from ..core.trial import Trial
+from ..core.widths import Site
 from ..core.workload import Workload
 from ..measure import energy, errands
 from ..measure.ceilings import Ceilings
@@ -86,20 +87,23 @@ class Workshop:
         """What a technique that trains may use; its checkpoint is called after the step."""
         return replace(self._training(key), bfloat16=self._pace().bfloat16)
 
-    def widths(self, runtime: Runtime) -> Path:
-        """What layers of the original take at every width, in `runtime`: a file with a WidthTable as JSON. Raises HastenError."""
+    def widths(self, runtime: Runtime, more: Sequence[Site] = ()) -> Path:
+        """What layers of the original and `more` take at every width, in `runtime`: a file, a WidthTable as JSON. Raises HastenError."""
 
         def work(folder: Path) -> None:
             sites = self.crew.on_target(pilot.sites, self._training("widths"))
-            table = self.crew.on_target(errands.widths, runtime, self.target, sites)
+            table = self.crew.on_target(errands.widths, runtime, self.target, [*sites, *more])
             (folder / "widths.json").write_text(json.dumps(table))
 
         with self.study.spending("profile"):
-            return self._step("widths", self._widths_identity(runtime), work).folder / "widths.json"
+            return self._step("widths", self._widths_identity(runtime, more), work).folder / "widths.json"
 
-    def _widths_identity(self, runtime: Runtime) -> dict[str, Any]:
-        return {"candidate": self.workload.original.id, "runtime": [runtime.step().to_json(), _code(runtime)], "machine": self.machine.id,
-                "target": self.target.__dict__, "code": digest_path(Path(inspect.getfile(measure_widths)))}  # fmt: skip
+    def _widths_identity(self, runtime: Runtime, more: Sequence[Site]) -> dict[str, Any]:
+        identity = {
+            "candidate": self.workload.original.id, "runtime": [runtime.step().to_json(), _code(runtime)], "machine": self.machine.id,
+            "target": self.target.__dict__, "code": digest_path(Path(inspect.getfile(measure_widths))),
+        }  # fmt: skip
+        return identity | ({"more": sorted(f"{site.key}: {site.num_in} to {site.num_out}" for site in more)} if more else {})
 
     def _training(self, key: str) -> Training:
         workload, samples = self.workload, self.workload.splits.train
@@ -305,24 +309,24 @@ class Workshop:
             settings = [self.train.augment, self.train.batch_size, self._pace().bfloat16]
             identity["train"] = [self.workload.splits.train_digest, *settings, training_code()]
         if technique.prices and self.priced_on is not None:
-            identity["widths"] = self._widths_identity(self.priced_on)
+            identity["widths"] = self._widths_identity(self.priced_on, technique.layers(self.workload.original))
         return identity
 
     def _context(self, technique: Technique, folder: Path, key: str) -> Context:
         calibration = {} if technique.lossless else self.tensors("calibrate")
         training = self.training(key) if technique.trains else None
         if training is not None and technique.prices and self.priced_on is not None:
-            training = self._priced(training, self.priced_on)
+            training = self._priced(training, self.priced_on, technique.layers(self.workload.original))
         return Context(folder=folder, calibration=calibration, threads=self.target.threads, seed=self.seed, training=training)
 
-    def _priced(self, training: Training, runtime: Runtime) -> Training:
+    def _priced(self, training: Training, runtime: Runtime, more: Sequence[Site]) -> Training:
         """With what layers of every width take, where that can be measured."""
         try:
-            return replace(training, widths=self.widths(runtime))
+            return replace(training, widths=self.widths(runtime, more))
         except DiskFull:
             raise
         except HastenError as error:
-            self.study.learn(f"multiply-adds price what is cut, since widths could not be timed: {error}")
+            self.study.learn(f"multiply-adds are the price of layers, since widths could not be timed: {error}")
             return training
 
     @property

@@ -82,4 +82,5 @@ class Distillation(Technique):
         shape = candidate.signature.outputs[0].shape
         if len(shape) != 2 or shape[1] is None:
             raise NotPossibleHere(f"technique {self.name}", "builds networks with an output [n, numbers] only", got=shape)
-        return nets.build(self.student, example, shape[1], width=self.width, depth=self.depth, seed=seed)
+        architecture = nets.described(self.student, width=self.width, depth=self.depth)
+        return nets.build(architecture, example, shape[1], seed=seed)

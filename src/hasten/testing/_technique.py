@@ -20,6 +20,7 @@ from ._options import check_fits_imports_nothing, check_options
 
 _TARGET = Target(threads=1)
 _EXAMPLES = 64
+_FEW: dict[str, Any] = {"epochs": 1, "trials": 3, "samples": 64}
 _ARITHMETIC = frozenset({"vnni", "float16-arithmetic", "bfloat16-arithmetic"})  # what is built must not depend on who builds it
 
 
@@ -107,8 +108,8 @@ def _apply(kind: type[Technique], model: ReferenceModel, folder: Path) -> Candid
 
 
 def _shortest(technique: Technique) -> Technique:
-    """The technique with one epoch, where it has epochs."""
-    few: dict[str, Any] = {"epochs": 1} if hasattr(technique, "epochs") else {}
+    """The technique with as little training as its options allow."""
+    few = {name: value for name, value in _FEW.items() if hasattr(technique, name)}
     return type(technique)(**{**technique.options(), **few})
 
 

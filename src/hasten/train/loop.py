@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..core.errors import NotPossibleHere
-from .batches import Batch, Batches
+from .batches import Batch
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +22,16 @@ Loss = Callable[["nn.Module", Batch], "torch.Tensor"]
 
 Progress = Callable[[float, float], None]
 """Hears the share that is done, 0..1, and the loss."""
+
+
+class Feed(Protocol):
+    """What is trained on: so many batches an epoch, which can be repeated from any of them on. `Batches` is one."""
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch `number`, from batch `start` on."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +54,7 @@ class Plan:
 
 
 def fit(
-    module: nn.Module, batches: Batches, loss: Loss, plan: Plan, *, checkpoint: Path | None = None, tell: Progress | None = None
+    module: nn.Module, batches: Feed, loss: Loss, plan: Plan, *, checkpoint: Path | None = None, tell: Progress | None = None
 ) -> list[float]:
     """Train `module` in place. Returns the mean loss of each epoch.
 
@@ -90,7 +100,7 @@ def save(state: Mapping[str, Any], path: Path) -> None:
 class _Run:
     """The state of a training between two steps."""
 
-    def __init__(self, module: nn.Module, batches: Batches, loss: Loss, plan: Plan) -> None:
+    def __init__(self, module: nn.Module, batches: Feed, loss: Loss, plan: Plan) -> None:
         import torch
 
         self.module, self.batches, self.loss, self.plan = module, batches, loss, plan

@@ -16,7 +16,7 @@ from .answers import Teacher
 from .batches import Batch, Batches
 from .importance import scales
 from .lift import flat_outputs, lower, read_module
-from .loop import Plan, fit, save
+from .loop import Feed, Plan, fit, save
 from .loss import Distillation, distance, relations
 
 if TYPE_CHECKING:
@@ -111,8 +111,11 @@ class Student:
         """Train; a killed training goes on from its checkpoint. Returns the loss by epoch."""
         return self._learn(plan, self.training.checkpoint)
 
-    def learn_stage(self, plan: Plan, number: int) -> None:
-        """Train, as one of several stages that change the module in between: what a stage ended with outlives a kill in a later one."""
+    def learn_stage(self, plan: Plan, number: int, batches: Feed | None = None) -> None:
+        """Train, as one of several stages that change the module in between: what a stage ended with outlives a kill in a later one.
+
+        batches: what it is trained on, where that is not whole epochs of the train split.
+        """
         import torch
 
         path = self.training.checkpoint
@@ -120,17 +123,17 @@ class Student:
         if done.is_file():
             self.module.load_state_dict(torch.load(done, weights_only=True))
             return
-        self._learn(plan, path.with_name(f"{path.stem}.part{number}{path.suffix}"))
+        self._learn(plan, path.with_name(f"{path.stem}.part{number}{path.suffix}"), batches)
         save(self.module.state_dict(), done)
 
-    def _learn(self, plan: Plan, checkpoint: Path) -> list[float]:
+    def _learn(self, plan: Plan, checkpoint: Path, batches: Feed | None = None) -> list[float]:
         learner: Any = self.module
         if self._taps:
             asked: Any = self.teacher.module
             learner = features.tapped(self.module, width=asked.width if self.features else None, seed=plan.seed)
         plan = replace(plan, bfloat16=plan.bfloat16 or self.training.bfloat16)
-        losses = fit(learner, self.batches, self.loss, plan, checkpoint=checkpoint)
-        if losses:
+        losses = fit(learner, batches or self.batches, self.loss, plan, checkpoint=checkpoint)
+        if losses and batches is None:
             self.notes.append(f"trained for {len(losses)} epochs, loss {losses[0]:.3g} in the first and {losses[-1]:.3g} in the last")
         if learner is not self.module:
             learner.tap.remove()
