@@ -49,7 +49,8 @@ class Candidate:
 
     path: the file or folder that holds it (not part of its identity); facts: what is true of it, such as
     `int8-weights`; lossless: nothing in its past changes outputs beyond rounding; lineage[0] names the original
-    by its content; notes: what its making told, for people (not part of its identity).
+    by its content; notes: what its making told, for people; tried: what its last step tried
+    inside, as JSON (neither is part of its identity).
     """
 
     floor: Floor
@@ -59,6 +60,7 @@ class Candidate:
     facts: frozenset[str] = frozenset()
     lossless: bool = True
     notes: tuple[str, ...] = ()
+    tried: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def id(self) -> str:
@@ -80,6 +82,7 @@ class Candidate:
         lossless: bool = True,
         signature: Signature | None = None,
         notes: Sequence[str] = (),
+        tried: Sequence[Mapping[str, Any]] = (),
     ) -> Candidate:
         """This candidate after one more step."""
         return replace(
@@ -91,6 +94,7 @@ class Candidate:
             lossless=self.lossless and lossless,
             signature=signature or self.signature,
             notes=(*self.notes, *notes),
+            tried=tuple(tried),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -101,6 +105,7 @@ class Candidate:
             "facts": sorted(self.facts),
             "lossless": self.lossless,
             "notes": list(self.notes),
+            "tried": list(self.tried),
         }
 
     @classmethod
@@ -113,4 +118,5 @@ class Candidate:
             facts=frozenset(value["facts"]),
             lossless=value["lossless"],
             notes=tuple(value.get("notes", ())),
+            tried=tuple(value.get("tried", ())),
         )

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -124,22 +123,6 @@ class Context:
     def calibration_arrays(self) -> dict[str, np.ndarray]:
         """The calibrate split by input name, memory-mapped, [N, ...]."""
         return {name: np.load(path, mmap_mode="r") for name, path in self.calibration.items()}
-
-    def tell(self, sentence: str, tried: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Leave for the search's record what was learnt, and what was tried inside the technique, as JSON: see `told`."""
-        (self.folder / _TOLD).write_text(json.dumps({"sentence": sentence, "tried": list(tried)}))
-
-
-_TOLD = "told.json"
-
-
-def told(candidate: Candidate) -> tuple[str, list[dict[str, Any]]]:
-    """What the technique that made the candidate left beside it by `Context.tell`: the sentence and what was tried, or nothing."""
-    path = candidate.path.parent / _TOLD
-    if not path.is_file():
-        return "", []
-    known = json.loads(path.read_text())
-    return known["sentence"], known["tried"]
 
 
 class _Options:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..core.candidate import Candidate, Floor
 from ..core.errors import DiskFull, HastenError, NotPossibleHere
 from ..core.registry import find
-from ..core.seams import Profile, Runtime, Technique, told
+from ..core.seams import Profile, Runtime, Technique
 from ..core.trial import Fate, Trial
 from .space import Space
 from .study import Study
@@ -46,9 +46,8 @@ class Builder:
             self.study.decide(technique.step().text, "changes nothing but time")
         try:
             made = self.shop.apply(technique, candidate)
-            sentence, tried = told(made)
-            if sentence:
-                self.study.learn(sentence, tried)
+            if told := made.notes[len(candidate.notes) :]:
+                self.study.learn("; ".join(told), made.tried)
             return made
         except DiskFull:
             raise

@@ -78,8 +78,9 @@ class ArchitectureSearch(Technique):
             best = search.run()
         student.module = search.climbed(best, len(best.scores) - 1)
         student.learn(Plan(epochs=self.epochs, learning_rate=self.learning_rate, seed=context.seed))
-        context.tell(_sentence(search.proposals, best, full), [_line(one, full) for one in search.proposals])
-        return candidate.then(self.step(), student.export(context.folder), adds=self.adds, lossless=False)
+        notes, tried = [_sentence(search.proposals, best, full), *student.notes], [_line(one, full) for one in search.proposals]
+        path = student.export(context.folder)
+        return candidate.then(self.step(), path, adds=self.adds, lossless=False, notes=notes, tried=tried)
 
     @property
     def _ladder(self) -> Ladder:
