@@ -53,7 +53,9 @@ def served(path: Path, *, hot_path: bool = True, program: Held | None = None, **
         bundle.__dict__["_program"] = program
     tracing = Tracing(sdk.SimpleSpanProcessor(spans))
     with serving.here(create_app(bundle, door=Door(tracing=tracing, **door)), hot_path=hot_path) as (_, url):
-        spans.clear()  # of who asked whether it is ready
+        while not spans.get_finished_spans():
+            pass  # of who asked whether it is ready: it ends when that was answered
+        spans.clear()
         yield url, spans
     tracing.close()
 

@@ -26,12 +26,11 @@ from pathlib import Path
 
 from ..core.errors import JobError
 from . import codec
-from .exchange import Exchange
+from .exchange import MOST_TEXT, Exchange
 
 _GATHER_SECONDS = 0.05
 _MOST_LINES = 20_000  # that wait for a disk; who comes then is left out
 _PATIENCE_SECONDS = 2.0  # at the end, for a pipe that nobody reads
-_MOST_TEXT = 256  # characters of what a client chose
 
 _log = logging.getLogger(__name__)
 
@@ -121,10 +120,10 @@ def line(exchange: Exchange, status: int | str, sent: int) -> bytes:
     """The line of one request, with its end."""
     fields = {
         "time": f"{_second(int(exchange.at))}.{int(exchange.at % 1 * 1e6):06}Z",
-        "id": exchange.id[:_MOST_TEXT],
+        "id": exchange.id[:MOST_TEXT],
         "protocol": exchange.protocol,
         "method": exchange.method,
-        "path": exchange.path[:_MOST_TEXT],
+        "path": exchange.path[:MOST_TEXT],
         "route": exchange.route or None,
         "key": exchange.key,
         "model": exchange.model,

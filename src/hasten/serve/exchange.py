@@ -16,6 +16,9 @@ from .meter import Call
 REQUEST_ID = "x-request-id"
 """The header, and the metadata over gRPC, that a request's id comes and goes in."""
 
+MOST_TEXT = 256
+"""Characters that are told of what a client chose: an id may be as long as a body."""
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Exchange:

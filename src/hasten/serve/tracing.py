@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from .._version import __version__
 from ..core.errors import JobError, MissingExtra
 from ..core.need import need
-from .exchange import Exchange
+from .exchange import MOST_TEXT, Exchange
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -158,8 +158,9 @@ def _attributes(exchange: Exchange, status: int | str, sent: int) -> dict[str, A
         service, _, method = exchange.method.partition("/")
         found: dict[str, Any] = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method, "rpc.response.status_code": status}
     else:
-        found = {"http.request.method": exchange.method, "url.path": exchange.path, "http.response.status_code": status}
+        found = {"http.request.method": exchange.method, "url.path": exchange.path[:MOST_TEXT], "http.response.status_code": status}
         found |= {"http.request.body.size": exchange.received, "http.response.body.size": sent}
-    more = {"http.route": exchange.route, "hasten.request.id": exchange.id, "hasten.model": exchange.model}
+        found |= {"http.route": exchange.route} if exchange.route else {}
+    more = {"hasten.request.id": exchange.id[:MOST_TEXT], "hasten.model": exchange.model}
     more |= {"hasten.model.version": exchange.version, "user.id": exchange.key}
     return found | {name: value for name, value in more.items() if value}
