@@ -27,7 +27,7 @@ from hasten.bundle.read import Bundle
 from hasten.bundle.write import write
 from hasten.core.errors import BundleError, HastenError, JobError, NotPossibleHere, ReplicaLost
 from hasten.core.machine import core_numbers, usable_cores
-from hasten.serve import staffing
+from hasten.serve import process, staffing
 from hasten.serve.app import create_app
 from hasten.serve.reload import footprint
 from hasten.serve.replicas import Replicas, part_of
@@ -129,6 +129,17 @@ def test_a_call_that_ends_its_process_is_lost_and_others_are_not(path: Path) -> 
             assert there.run({"x": np.ones((1, 2), np.float32)})["y"].tolist() == [[2, 2]]
 
 
+def test_a_process_that_does_not_answer_is_ended_and_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "PATIENCE_SECONDS", 3.0)
+    with pair(path, count=1) as (_, there):
+        (child,) = psutil.Process().children()
+        child.suspend()
+        with pytest.raises(ReplicaLost, match="ended by SIGKILL"):
+            there.run({"x": np.ones((1, 2), np.float32)})
+        assert there.run({"x": np.ones((1, 2), np.float32)})["y"].tolist() == [[2, 2]]
+        assert child not in psutil.Process().children()
+
+
 # The server ---------------------------------------------------------------------------------------------------------------
 
 
@@ -136,89 +147,92 @@ def test_a_call_that_ends_its_process_is_lost_and_others_are_not(path: Path) -> 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
 def test_no_process_and_no_memory_is_left_whatever_ends_the_server(path: Path, options: dict[str, Any], kind: signal.Signals) -> None:
     names = set(os.listdir("/dev/shm"))
-    with serving.process(f"m={path}", **options) as (process, (url,)):
-        children = serving.family(process)
+    with serving.process(f"m={path}", **options) as (server, (url,)):
+        children = serving.family(server)
         assert len(children) == options.get("replicas", 1)
         assert outputs(ask(url, (1, 2), (3, 4))) == [2, 4, 6, 8]
         assert ready(url) == len(children)
-        process.send_signal(kind)
-        assert process.wait(30) == (-kind if kind == signal.SIGKILL else 0)
+        server.send_signal(kind)
+        assert server.wait(30) == (-kind if kind == signal.SIGKILL else 0)
         assert psutil.wait_procs(children, timeout=30)[1] == []
         if kind == signal.SIGTERM:
-            assert process.communicate() == ("stopped\n", "")
+            assert server.communicate() == ("stopped\n", "")
     assert set(os.listdir("/dev/shm")) == names
 
 
 def test_who_was_taken_is_answered_when_all_its_processes_are_told_to_stop(path: Path, gates: dict[float, Path]) -> None:
     """As an init system does it, which tells the whole group. A server that is killed meanwhile leaves none of them in its call."""
     for kill in (False, True):
-        with serving.process(f"m={path}", replicas=2) as (process, (url,)), ThreadPoolExecutor(1) as pool:
-            children = serving.family(process)
+        with serving.process(f"m={path}", replicas=2) as (server, (url,)), ThreadPoolExecutor(1) as pool:
+            children = serving.family(server)
             first = pool.submit(ask, url, (-3, 1))
             with gates[-3].open("wb"):  # its call is under way
-                for one in (*children, process):
+                for one in (*children, server):
                     one.send_signal(signal.SIGTERM)
                 if kill:
-                    process.kill()
+                    server.kill()
                     assert psutil.wait_procs(children, timeout=30)[1] == []
             if kill:
                 assert isinstance(first.exception(), httpx.HTTPError)
             else:
                 assert outputs(first.result()) == [-6, 2]
-                assert process.wait(30) == 0
+                assert server.wait(30) == 0
                 assert psutil.wait_procs(children, timeout=30)[1] == []
 
 
 def test_a_request_computes_while_another_does(path: Path, gates: dict[float, Path]) -> None:
     with serving.process(f"m={path}", replicas=2) as (_, (url,)), ThreadPoolExecutor(2) as pool:
-        first, second = pool.submit(ask, url, (-3, 1)), pool.submit(ask, url, (-4, 1))
-        with gates[-3].open("wb"), gates[-4].open("wb"):  # both calls are under way, or this would not end
-            pass
+        first = pool.submit(ask, url, (-3, 1))
+        with gates[-3].open("wb"):
+            second = pool.submit(ask, url, (-4, 1))
+            with gates[-4].open("wb"):  # both calls are under way, or this would not end
+                pass
         assert [outputs(first.result()), outputs(second.result())] == [[-6, 2], [-8, 2]]
 
 
 def test_a_killed_replica_takes_no_request_along(path: Path, gates: dict[float, Path]) -> None:
     """The one under way is computed by the other one, and the killed one comes back."""
-    with serving.process(f"m={path}", replicas=2) as (process, (url,)), ThreadPoolExecutor(2) as pool:
+    with serving.process(f"m={path}", replicas=2) as (server, (url,)), ThreadPoolExecutor(2) as pool:
         first = pool.submit(ask, url, (-3, 1))
         with gates[-3].open("wb"):
-            for busy in _inside(process, gates[-3]):
-                busy.kill()
-        with gates[-3].open("wb"):  # it is in a call again
+            (busy,) = _inside(server, gates[-3])
+            busy.kill()
+            serving.until(lambda: any(one != busy for one in _inside(server, gates[-3])), "the other one computes it")
             assert httpx.get(f"{url}/v2/health/ready").status_code == 200, "one is left"
         assert outputs(first.result()) == [-6, 2]
         serving.until(lambda: ready(url) == 2, "both answer again")
         assert serving.metric(url, "hasten_replica_restarts_total") == 1
-        assert len(serving.family(process)) == 2
+        assert len(serving.family(server)) == 2
 
 
 def test_the_only_replica_comes_back_and_answers_who_waited(path: Path, gates: dict[float, Path]) -> None:
-    with serving.process(f"m={path}", isolate=True) as (process, (url,)), ThreadPoolExecutor(4) as pool:
+    with serving.process(f"m={path}", isolate=True) as (server, (url,)), ThreadPoolExecutor(4) as pool:
         waiting = [pool.submit(ask, url, (-3, 1))]
         with gates[-3].open("wb"):
             waiting += [pool.submit(ask, url, (k, k)) for k in range(2)]
             serving.until(lambda: serving.metric(url, "hasten_queue_length") == 2, "two wait")
             hurried = pool.submit(ask, url, (1, 1), timeout=50_000_000)
             serving.until(lambda: serving.metric(url, "hasten_queue_length") == 3, "three wait")
-            for one in serving.family(process):
+            for one in serving.family(server):
                 one.kill()
             serving.until(lambda: ready(url) == 0, "none answers")
             assert httpx.get(f"{url}/v2/health/ready").status_code == 503
             late = ask(url, (1, 1), timeout=1000)
             assert (late.status_code, int(late.headers["retry-after"]) >= 1) == (503, True), "it cannot be there in a millisecond"
-        with gates[-3].open("wb"):
-            pass
+            serving.until(lambda: bool(_inside(server, gates[-3])), "it is back, and computes what was lost")
         assert [outputs(one.result()) for one in (*waiting, hurried)] == [[-6, 2], [0, 0], [2, 2], [2, 2]]
         assert httpx.get(f"{url}/v2/health/ready").status_code == 200
 
 
 def test_a_request_that_ends_processes_is_refused_and_its_company_is_answered(path: Path, gates: dict[float, Path]) -> None:
     with serving.process(f"m={path}", replicas=2) as (_, (url,)), ThreadPoolExecutor(8) as pool:
-        held = [pool.submit(ask, url, (-3, 1)), pool.submit(ask, url, (-4, 1))]
-        with gates[-3].open("wb"), gates[-4].open("wb"):
-            company = [pool.submit(ask, url, (k, k)) for k in range(3)]
-            poison = pool.submit(ask, url, (CRASH, 0))
-            serving.until(lambda: serving.metric(url, "hasten_queue_length") == 4, "all wait")
+        held = [pool.submit(ask, url, (-3, 1))]
+        with gates[-3].open("wb"):
+            held.append(pool.submit(ask, url, (-4, 1)))
+            with gates[-4].open("wb"):  # both are busy
+                company = [pool.submit(ask, url, (k, k)) for k in range(3)]
+                poison = pool.submit(ask, url, (CRASH, 0))
+                serving.until(lambda: serving.metric(url, "hasten_queue_length") == 4, "all wait")
         assert [outputs(one.result()) for one in held] == [[-6, 2], [-8, 2]]
         reply = poison.result()
         assert reply.status_code == 503
@@ -229,7 +243,7 @@ def test_a_request_that_ends_processes_is_refused_and_its_company_is_answered(pa
 
 
 def test_a_program_that_crashes_again_and_again_is_refused_at_once_with_the_reason(path: Path) -> None:
-    with serving.process(f"m={path}", isolate=True) as (process, (url,)):
+    with serving.process(f"m={path}", isolate=True) as (server, (url,)):
         replies = []
 
         def refused() -> bool:
@@ -239,7 +253,7 @@ def test_a_program_that_crashes_again_and_again_is_refused_at_once_with_the_reas
         serving.until(refused, "nobody waits for it any more")
         assert {reply.status_code for reply in replies} == {503}
         assert "needs a replica, and none runs: the last one was ended by SIGSEGV" in ask(url, (1, 1)).json()["error"]
-        assert process.poll() is None
+        assert server.poll() is None
         serving.until(lambda: ask(url, (1, 1)).status_code == 200, "it is tried again")
 
 
@@ -260,14 +274,14 @@ def test_kills_under_load_lose_no_request(path: Path) -> None:
         return count
 
     kills = 6
-    with serving.process(f"m={path}", replicas=2) as (process, (url,)), ThreadPoolExecutor(8) as pool:
+    with serving.process(f"m={path}", replicas=2) as (server, (url,)), ThreadPoolExecutor(8) as pool:
         clients = [pool.submit(asking, number) for number in range(8)]
         try:
             for kill in range(kills):
                 serving.until(lambda: ready(url) == 2, "both answer")
                 before = serving.metric(url, "hasten_requests_total", outcome="answered")
                 serving.until(lambda b=before: serving.metric(url, "hasten_requests_total", outcome="answered") > b + 50, "there is load")
-                serving.family(process)[kill % 2].kill()
+                serving.family(server)[kill % 2].kill()
                 serving.until(lambda n=kill: serving.metric(url, "hasten_replica_restarts_total") == n + 1, "it was missed")
         finally:
             stop.set()
@@ -280,22 +294,24 @@ def test_kills_under_load_lose_no_request(path: Path) -> None:
 # With the rest of the server ----------------------------------------------------------------------------------------------
 
 
-def _inside(process: Any, gate: Path) -> list[psutil.Process]:
+def _inside(server: Any, gate: Path) -> list[psutil.Process]:
     """The children that have `gate` open."""
-    return [one for one in serving.family(process) if str(gate) in {file.path for file in one.open_files()} | _pipes(one.pid)]
+    return [one for one in serving.family(server) if str(gate) in _open(one.pid)]
 
 
-def _pipes(pid: int) -> set[str]:
-    folder = Path(f"/proc/{pid}/fd")
-    return {os.readlink(link) for link in folder.iterdir() if link.is_symlink()}
+def _open(pid: int) -> set[str]:
+    try:
+        return {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    except OSError:  # it has ended
+        return set()
 
 
 @pytest.fixture
 def served(path: Path, tmp_path: Path) -> Iterator[tuple[Any, str, Path]]:
     """A server of a copy of the bundle, with two replicas, that may be loaded anew."""
     current = shutil.copytree(path, tmp_path / "current")
-    with serving.process(f"m={current}", replicas=2, allow_reload=True) as (process, (url,)):
-        yield process, url, current
+    with serving.process(f"m={current}", replicas=2, allow_reload=True) as (server, (url,)):
+        yield server, url, current
 
 
 def become(folder: Path, other: Path) -> None:
@@ -304,11 +320,15 @@ def become(folder: Path, other: Path) -> None:
 
 
 def test_a_reload_replaces_the_processes_and_a_bad_one_changes_nothing(served: tuple[Any, str, Path], path: Path, tmp_path: Path) -> None:
-    process, url, current = served
-    first = set(serving.family(process))
+    server, url, current = served
+    first = set(serving.family(server))
     become(current, save(tmp_path / "three", factor=3))
-    assert httpx.post(url + LOAD, timeout=60).status_code == 200
-    second = set(serving.family(process))
+    with ThreadPoolExecutor(5) as pool:
+        loading = pool.submit(httpx.post, url + LOAD, timeout=60)
+        asking = [pool.submit(lambda: [outputs(ask(url, (1, 2))) for _ in range(50)]) for _ in range(4)]
+        assert loading.result().status_code == 200
+        assert {tuple(answer) for one in asking for answer in one.result()} <= {(2, 4), (3, 6)}
+    second = set(serving.family(server))
     assert (len(second), first & second) == (2, set())
     assert outputs(ask(url, (1, 2))) == [3, 6]
     (current / "program/factor").write_text("5")
@@ -316,15 +336,15 @@ def test_a_reload_replaces_the_processes_and_a_bad_one_changes_nothing(served: t
         reply = httpx.post(url + LOAD, timeout=60)
         assert reply.status_code == 400
         assert "m version 1: stays as it was: program/factor: was changed after it was written" in reply.json()["error"]
-    assert set(serving.family(process)) == second
+    assert set(serving.family(server)) == second
     assert outputs(ask(url, (1, 2))) == [3, 6]
 
 
 def test_a_replica_does_not_come_back_as_another_version(served: tuple[Any, str, Path], tmp_path: Path) -> None:
     """Somebody has put another bundle into the folder and not loaded it yet: the one that is left answers as before."""
-    process, url, current = served
+    server, url, current = served
     become(current, save(tmp_path / "three", factor=3))
-    serving.family(process)[0].kill()
+    serving.family(server)[0].kill()
     serving.until(lambda: serving.metric(url, "hasten_replica_restarts_total") >= 2, "it was tried twice")
     assert ready(url) == 1
     assert {tuple(outputs(ask(url, (1, 2)))) for _ in range(20)} == {(2, 4)}

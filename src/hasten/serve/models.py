@@ -141,12 +141,7 @@ class Model:
         batcher.start()
         self._batcher = batcher
         if replicas is not None:
-            replicas.watch(lambda: self._staffed(batcher, replicas), self.meter.restarted)
-            self._staffed(batcher, replicas)  # what changed before
-
-    def _staffed(self, batcher: Batcher, replicas: Replicas) -> None:
-        staff = replicas.staff
-        batcher.staff(staff.ready, back_seconds=staff.back_seconds, away=staff.away)
+            replicas.watch(lambda staff: batcher.staff(staff.ready, back_seconds=staff.back_seconds, away=staff.away), self.meter.restarted)
 
     async def infer(self, tensors: Mapping[str, np.ndarray], wish: Wish, *, witness: Witness | None = None) -> Outputs:
         """The outputs for tensors that `bundle.prepare` or `prepare_tensors` checked. witness: told of the calls.

@@ -56,10 +56,6 @@ class Process:
             )
         self._channel = Channel(ours, PATIENCE_SECONDS)
 
-    @property
-    def pid(self) -> int:
-        return self._popen.pid
-
     def begin(self, order: Mapping[str, Any]) -> None:
         """Tell it what to load."""
         with contextlib.suppress(OSError):  # one that has ended already is told about by `loaded`

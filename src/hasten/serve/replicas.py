@@ -53,7 +53,8 @@ class Replicas(Program):
         self._pauses: dict[int, tuple[float, float]] = {}  # of those that are to be started again, by number: seconds, and until when
         self._reason = ""  # why the last one that ended did
         self._closed = threading.Event()
-        self._told: Callable[[], None] = lambda: None
+        self._telling = threading.Lock()  # so that what is told last is what is
+        self._told: Callable[[Staff], None] = lambda staff: None
         self._restarted: Callable[[], None] = lambda: None
         self._keepers: list[threading.Thread] = []
         self._start_seconds = 0.0
@@ -89,15 +90,10 @@ class Replicas(Program):
                 pause = max(0.0, min(until for _, until in self._pauses.values()) - time.monotonic())
             return Staff(ready=0, back_seconds=pause + self._start_seconds, away=self._reason if self._is_hopeless() else "")
 
-    @property
-    def pids(self) -> list[int]:
-        """Of the processes that answer."""
-        with self._changed:
-            return [process.pid for process in self._all if process.ready]
-
-    def watch(self, told: Callable[[], None], restarted: Callable[[], None]) -> None:
-        """Call `told` when `staff` has changed, and `restarted` when a process is started again, both on threads of these replicas."""
+    def watch(self, told: Callable[[Staff], None], restarted: Callable[[], None]) -> None:
+        """Call `told` now and when there is other staff, and `restarted` when a process is started again, on threads of these replicas."""
         self._told, self._restarted = told, restarted
+        self._tell()
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         if isinstance(inputs, Placed):
@@ -133,6 +129,10 @@ class Replicas(Program):
         for process in self._all:  # those that nobody keeps yet, where not all could be started
             process.ended()
             process.close()
+
+    def _tell(self) -> None:
+        with self._telling:
+            self._told(self.staff)
 
     def _take(self) -> Process:
         with self._changed:
@@ -176,11 +176,11 @@ class Replicas(Program):
         with self._changed:
             self._pauses[number] = seconds, time.monotonic() + seconds
             self._changed.notify_all()  # who waits for a process hears that there is none
-        self._told()
+        self._tell()
         self._closed.wait(seconds)
         with self._changed:
             del self._pauses[number]
-        self._told()
+        self._tell()
 
     def _started(self, number: int) -> Process | None:
         """Another process, ready; None where it did not become that."""
@@ -202,7 +202,7 @@ class Replicas(Program):
         with self._changed:
             self._free.append(process)
             self._changed.notify()
-        self._told()
+        self._tell()
         return process
 
     def _lost(self, process: Process, how: str) -> None:
@@ -219,7 +219,7 @@ class Replicas(Program):
         self._reason = reason
         if not self._closed.is_set():
             _log.warning("a replica of %s is started again: %s", self._name, reason)
-            self._told()
+            self._tell()
 
 
 def part_of(cores: Sequence[int], number: int, count: int) -> list[int]:
