@@ -6,6 +6,7 @@ import heapq
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from hasten.core.errors import Overloaded
 from hasten.serve.schedule import Schedule, Ticket, Turn
@@ -49,33 +50,38 @@ class Fifo:
         pass
 
 
-def simulate(line: Schedule | Fifo, arrivals: Iterable[tuple[float, Ticket]], cost: Cost) -> Outcome:
-    """Serve `arrivals` (when, who) to the end."""
+def simulate(line: Schedule | Fifo, arrivals: Iterable[tuple[float, Ticket]], cost: Cost, *, pause: float = 0.0) -> Outcome:
+    """Serve `arrivals` (when, who) to the end. pause: seconds after each call until the worker asks for the next one."""
     outcome = Outcome()
     numbers = iter(range(10**9))
-    events: list[tuple[float, int, Ticket | None]] = [(when, next(numbers), ticket) for when, ticket in arrivals]
+    events: list[tuple[float, int, Ticket | Literal["ended", "back"]]] = [(when, next(numbers), ticket) for when, ticket in arrivals]
     heapq.heapify(events)
     running: Turn | None = None
+    away = False  # between two calls
     while events:
-        now, _, arrived = heapq.heappop(events)
-        if arrived is not None:
+        now, _, what = heapq.heappop(events)
+        if isinstance(what, Ticket):
             try:
-                line.admit(arrived, now)
+                line.admit(what, now)
             except Overloaded as error:
-                outcome.at_once[arrived] = error
-        else:
+                outcome.at_once[what] = error
+        elif what == "ended":
             assert running is not None
             line.finished(now)
             outcome.answered |= dict.fromkeys(running.batch, now)
-            running = None
-        if running is None:
+            running, away = None, pause > 0
+            if away:
+                heapq.heappush(events, (now + pause, next(numbers), "back"))
+        else:
+            away = False
+        if running is None and not away:
             turn = line.next(now)
             outcome.later |= dict.fromkeys(turn.refused, now)
             if turn.batch:
                 running = turn
                 outcome.calls.append(turn.size)
                 outcome.began |= dict.fromkeys(turn.batch, now)
-                heapq.heappush(events, (now + cost(turn.size), next(numbers), None))
+                heapq.heappush(events, (now + cost(turn.size), next(numbers), "ended"))
     return outcome
 
 

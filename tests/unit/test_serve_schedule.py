@@ -54,6 +54,31 @@ def test_whoever_is_refused_hears_it_on_arrival(load: float) -> None:
     assert not outcome.later
 
 
+@pytest.mark.parametrize("pause", [0.5e-3, 2e-3])
+@pytest.mark.parametrize("load", [1.3, 2.0])
+def test_a_worker_that_is_away_between_calls_makes_few_wait_for_nothing(load: float, pause: float) -> None:
+    """What passes between two calls is learnt: else each call in line makes the forecast more hopeful than the truth."""
+    rate = load / (cost(1) + pause)
+    arrivals = poisson(rate, seconds=5.0, objective=OBJECTIVE)
+    line = Schedule(Curve({1: cost(1)}), objective=OBJECTIVE)
+    outcome = simulate(line, arrivals, cost, pause=pause)
+    assert len(outcome.later) < 0.01 * len(arrivals)
+    assert outcome.late == []
+    assert len(outcome.in_time) > 0.97 / load * len(arrivals)
+
+
+def test_a_pause_in_which_nobody_waited_is_no_pause() -> None:
+    line = Schedule(Curve({1: 0.001}))
+    for second in range(100):
+        line.admit(Ticket(size=1), float(second))
+        assert line.next(float(second)).size == 1
+        line.finished(second + 0.001)
+        assert not line.next(second + 0.002).batch
+    line.admit(Ticket(size=1), 1000.0)
+    assert line.next(1000.0).size == 1
+    assert line.wait(Ticket(size=1), 1000.0) == pytest.approx(0.002)
+
+
 @pytest.mark.parametrize("waiting", [0, 10, 41, 42, 43, 60, 84, 126])
 def test_the_forecast_before_decoding_is_the_one_on_arrival(waiting: int) -> None:
     line = schedule(objective=OBJECTIVE)

@@ -101,10 +101,16 @@ class Batcher:
         finally:
             self._leave()
 
-    def wait(self, *, deadline: float, priority: Priority) -> float:
-        """Seconds until a sample that came now would be answered, as far as is known before it is decoded."""
+    def lateness(self, *, deadline: float, priority: Priority, ready: float, ahead: int = 0) -> float:
+        """Seconds after `deadline` when a sample would be answered, as far as is known before it is decoded; below 0: it is in time.
+
+        ready: when it is decoded; ahead: samples that are being decoded and will be served before it.
+        """
+        now = self._clock()
+        due = self._due(deadline, now)
+        ticket = Ticket(size=1, following=ahead, deadline=due, priority=priority)
         with self._changed:
-            return self._schedule.wait(Ticket(size=1, deadline=deadline, priority=priority), self._clock())
+            return now + self._schedule.wait(ticket, now, ready=ready) - due
 
     def _leave(self) -> None:
         """One request less; the last one ends a drain."""
@@ -138,13 +144,12 @@ class Batcher:
     async def _one(self, inputs: Arrays, size: int, deadline: float, priority: Priority, following: int = 0) -> Outputs:
         loop = asyncio.get_running_loop()
         waiting = _Waiting(inputs=inputs, loop=loop, future=loop.create_future(), arrived=self._clock())
-        left = deadline - waiting.arrived
         ticket = Ticket(
             size=size,
             shape=tuple((name, array.shape[1:] if self._shares else array.shape) for name, array in inputs.items()),
             elements=sum(array.size for array in inputs.values()) // size,
             following=following,
-            deadline=deadline - min(self._delivery, _SET_ASIDE * left) if 0 < left < math.inf else deadline,
+            deadline=self._due(deadline, waiting.arrived),
             priority=priority,
             alone=not self._shares,
             payload=waiting,
@@ -159,6 +164,11 @@ class Batcher:
                 if self._schedule.cancel(ticket):
                     self._meter.cancelled()
             raise
+
+    def _due(self, deadline: float, now: float) -> float:
+        """When the call of a request must end, so that its sender has the answer by `deadline`."""
+        left = deadline - now
+        return deadline - min(self._delivery, _SET_ASIDE * left) if 0 < left < math.inf else deadline
 
     def _delivered(self, seconds: float) -> None:
         """Learn how long the event loop takes to come to an answer: where it encodes many, the last ones wait for the others."""

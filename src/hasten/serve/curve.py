@@ -60,10 +60,10 @@ class Curve:
         """What it was measured at before anything was learnt: all that an idle server must believe of itself."""
         return min(self._at(self._first, size), self.cautious(size))
 
-    def backlog(self, samples: int, batch: int) -> float:
-        """What `samples` samples are expected to take, `batch` in each call."""
+    def backlog(self, samples: int, batch: int, *, pause: float = 0.0) -> float:
+        """What `samples` samples are expected to take, `batch` in each call, with `pause` seconds after each."""
         calls, rest = divmod(samples, batch)
-        return calls * self.seconds(batch) + (self.seconds(rest) if rest else 0.0)
+        return calls * (self.seconds(batch) + pause) + (self.seconds(rest) + pause if rest else 0.0)
 
     def scaled(self, factor: float) -> Curve:
         """A fresh curve, `factor` times this one: the first guess for samples that are larger or smaller."""

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..core.need import has
+from .door import Door
 from .problems import told
 from .service import CANCELS
 
@@ -39,10 +40,11 @@ def protocol(app: Starlette) -> type[asyncio.Protocol] | Literal["auto"]:
     if app.user_middleware or not has("httptools"):
         return "auto"
     routes = [route for route in app.routes if isinstance(route, Route) and route.path in HOT]
-    base = _protocol()
+    base, entrance = _protocol(), Door(service=app.state.service)
 
     class Bound(base):  # type: ignore[misc, valid-type]  # uvicorn makes one for each connection and passes nothing of ours
         hot = routes
+        door = entrance
 
     return Bound
 
@@ -65,16 +67,28 @@ def _protocol() -> type[HttpToolsProtocol]:
             endpoint: Callable[[Request], Awaitable[Response]] = app
             request = Request(self.scope, self.receive)  # type: ignore[arg-type]
             try:
-                await self._write(await _answered(endpoint, request))
+                response = await _answered(endpoint, request)
+                if self.flow.write_paused:
+                    await self.flow.drain()
+                self.write(response)
             except asyncio.CancelledError:
                 if not self.disconnected:  # the server stops, and waits no longer
                     await self.send_500_response()
             finally:
                 self.on_response = lambda: None
 
-        async def _write(self, response: Response) -> None:
-            if self.flow.write_paused:
-                await self.flow.drain()
+        def add(self, body: bytes) -> None:
+            """A part of the body. Mostly it is all of it, which `receive` then hands out without a copy."""
+            before: Any = self.body
+            if not before:
+                self.body = body  # type: ignore[assignment]
+            elif isinstance(before, bytes):
+                self.body = bytearray(before + body)
+            else:
+                before += body
+
+        def write(self, response: Response) -> None:
+            """Send all of it, unless nobody is there."""
             if self.disconnected or self.transport.is_closing():
                 return
             body = bytes(response.body)
@@ -94,6 +108,22 @@ def _protocol() -> type[HttpToolsProtocol]:
 
     class Protocol(uvicorn_http.HttpToolsProtocol):
         hot: tuple[Route, ...] = ()
+        door: Door
+        begun: tuple[Cycle, Any] | None = None  # a request whose head came with the bytes that are being read, and its endpoint
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.begun is not None:
+                (cycle, endpoint), self.begun = self.begun, None
+                self._begin(cycle, endpoint)
+
+        def _begin(self, cycle: Cycle, endpoint: Any) -> None:
+            """Answer a request: at once where it came whole and is refused, else in a task."""
+            refusal = None if cycle.more_body or self.flow.write_paused else self.door.refusal(cycle.scope, cycle.body)
+            if refusal is None:
+                self._start_asgi_task(cycle, endpoint)
+            else:
+                cycle.write(refusal)
 
         def on_headers_complete(self) -> None:
             found = self._find() if self.parser.get_method() == b"POST" else None
@@ -104,7 +134,7 @@ def _protocol() -> type[HttpToolsProtocol]:
             self.scope["method"], self.scope["http_version"] = "POST", version
             existing, self.cycle = self.cycle, self._cycle(version)
             if existing is None or existing.response_complete:
-                self._start_asgi_task(self.cycle, found)
+                self.begun = self.cycle, found
             else:
                 self.flow.pause_reading()
                 self.pipeline.appendleft((self.cycle, found))
@@ -142,7 +172,7 @@ def _protocol() -> type[HttpToolsProtocol]:
             if not isinstance(self.cycle, Cycle) or self.cycle.response_complete:
                 super().on_body(body)
                 return
-            self.cycle.body += body
+            self.cycle.add(body)
             if len(self.cycle.body) > HIGH_WATER_LIMIT:
                 self.flow.pause_reading()
                 self.cycle.message_event.set()  # below that a request is woken once, when its body is complete

@@ -62,6 +62,7 @@ class Model:
         self.drift: Drift | None = None
         self.meter = Meter()
         self._holders, self._released = 0, asyncio.Event()
+        self._decoding: list[float] = []  # when those came who are being decoded
 
     @property
     def ready(self) -> bool:
@@ -116,12 +117,22 @@ class Model:
         objective = self.objective if wish.priority is Priority.INTERACTIVE else math.inf
         return wish.arrived + min(objective, wish.timeout)
 
+    @contextlib.contextmanager
+    def decoding(self, wish: Wish) -> Iterator[None]:
+        """Counts a request that is decoded in a thread, as long as this lasts: it will be in line before those who came later."""
+        self._decoding.append(wish.arrived)
+        try:
+            yield
+        finally:
+            self._decoding.remove(wish.arrived)
+
     def check_time(self, wish: Wish, at: float) -> None:
         """Raises Overloaded where a request that is decoded at `at` cannot be answered by its deadline: decoding it is work for nothing."""
         deadline = self.deadline(wish)
         what, late = "decoded", at - deadline
         if late <= 0 and self._batcher is not None and deadline < math.inf:
-            what, late = "answered", late + self._batcher.wait(deadline=deadline, priority=wish.priority)
+            ahead = sum(arrived < wish.arrived for arrived in tuple(self._decoding))
+            what, late = "answered", self._batcher.lateness(deadline=deadline, priority=wish.priority, ready=at, ahead=ahead)
         if late > 0:
             self.meter.refused(error := Overloaded(f"cannot be {what} by its deadline", retry_after_seconds=late))
             raise error

@@ -26,6 +26,7 @@ from .curve import Curve
 
 _ROUNDING = 1e-6  # seconds: who was let in by a hair must not be refused by one
 _MAX_SHAPES = 64  # curves that are kept for shapes that nobody waits with
+_PAUSE_RATE = 0.1  # the weight of the newest pause in their average
 
 
 class Priority(IntEnum):
@@ -115,6 +116,8 @@ class Schedule:
         self._waiting = [0 for _ in Priority]
         self._number = 0
         self._running: tuple[Turn, Curve, float] | None = None  # with when it began
+        self._pause = 0.0  # seconds between two calls while requests wait: answers are handed out, other threads have the processor
+        self._ended: float | None = None  # the last call, where somebody waited for the next one
 
     def __len__(self) -> int:
         """Requests that wait."""
@@ -135,11 +138,14 @@ class Schedule:
             raise Overloaded("cannot be answered by its deadline", retry_after_seconds=end - ticket.deadline)
         self._put(ticket, queue)
 
-    def wait(self, ticket: Ticket, now: float) -> float:
-        """Seconds until `ticket`, whose shape is not known yet, would be answered, if it is like those of the last that came."""
+    def wait(self, ticket: Ticket, now: float, *, ready: float = -math.inf) -> float:
+        """Seconds until `ticket`, whose shape is not known yet, would be answered, if it is like those of the last that came.
+
+        ready: when it can be in line; until then the line goes on. `following` of the ticket: samples that will be before it then.
+        """
         shape = next(reversed(self._queues), None)
         queue = _Queue(curve=self._first) if shape is None else self._queues[shape]
-        return self._end(ticket, queue, now) - now
+        return max(self._end(ticket, queue, now), ready + queue.curve.fastest(ticket.size)) - now
 
     def put_back(self, ticket: Ticket) -> None:
         """Let a ticket whose call failed have one of its own, if there is still time."""
@@ -162,10 +168,12 @@ class Schedule:
             refused += self._hopeless(now)
             queue = min((q for q in self._queues.values() if q.entries), key=lambda q: q.entries[0], default=None)
             if queue is None:
+                self._ended = None
                 return Turn(refused=tuple(refused))
             if not self._holds_up(queue, now):
                 turn = Turn(batch=self._batch(queue, now), refused=tuple(refused))
                 self._running = (turn, queue.curve, now)
+                self._paused(now)
                 return turn
             refused.append(self._take(queue, 0))
 
@@ -173,8 +181,15 @@ class Schedule:
         """The call of the last turn has ended; the curve learns from one that went well."""
         assert self._running is not None
         (turn, curve, began), self._running = self._running, None
+        self._ended = now if len(self) else None
         if well:
             curve.observe(turn.size, now - began)
+
+    def _paused(self, now: float) -> None:
+        """Learn how long the worker was away between two calls."""
+        if self._ended is not None:
+            self._pause += _PAUSE_RATE * (now - self._ended - self._pause)
+            self._ended = None
 
     def _put(self, ticket: Ticket, queue: _Queue) -> None:
         self._number += 1
@@ -202,10 +217,12 @@ class Schedule:
         at = now
         if self._running is not None:
             turn, curve, began = self._running
-            at = max(at, began + curve.seconds(turn.size))
+            at = max(at, began + curve.seconds(turn.size)) + self._pause
+        elif self._ended is not None:
+            at = max(at, self._ended + self._pause)
         for queue in self._queues.values():
             if queue.entries and queue is not but:
-                at += queue.curve.backlog(queue.ahead(ticket.priority, ticket.deadline), self._best(queue))
+                at += queue.curve.backlog(queue.ahead(ticket.priority, ticket.deadline), self._best(queue), pause=self._pause)
         return at
 
     def _end(self, ticket: Ticket, queue: _Queue, now: float) -> float:
@@ -216,7 +233,8 @@ class Schedule:
         samples = queue.ahead(ticket.priority, ticket.deadline) + ticket.size + ticket.following
         own = max((samples - 1) % best + 1, ticket.size)  # samples of the call that it will be in
         full = own if samples <= best else max(best, own)  # where so many wait, others will fill that call
-        return self._ahead(ticket, now, but=queue) + queue.curve.backlog(samples - own, best) + queue.curve.cautious(full)
+        before = self._ahead(ticket, now, but=queue) + queue.curve.backlog(samples - own, best, pause=self._pause)
+        return before + queue.curve.cautious(full)
 
     def _best(self, queue: _Queue) -> int:
         return queue.curve.best_batch(self._objective)
