@@ -93,6 +93,27 @@ def test_the_forecast_before_decoding_is_the_one_on_arrival(waiting: int) -> Non
     line.admit(newcomer, 0.0)
 
 
+@pytest.mark.parametrize("decoding", [0, 1, 5, 41, 42, 100])
+def test_who_is_still_being_decoded_is_counted_as_if_he_waited(decoding: int) -> None:
+    ahead, there = schedule(), schedule()
+    for line in (ahead, there):
+        for _ in range(10):
+            line.admit(Ticket(size=1), 0.0)
+    for _ in range(decoding):
+        there.admit(Ticket(size=1), 0.0)
+    newcomer = Ticket(size=1, following=decoding, priority=Priority.BULK)
+    assert ahead.wait(newcomer, 0.0) == pytest.approx(there.wait(Ticket(size=1, priority=Priority.BULK), 0.0))
+
+
+def test_the_line_goes_on_while_somebody_is_decoded() -> None:
+    line = schedule()
+    for _ in range(84):
+        line.admit(Ticket(size=1), 0.0)
+    queued = line.wait(Ticket(size=1), 0.0)
+    assert line.wait(Ticket(size=1), 0.0, ready=0.5 * queued) == queued
+    assert line.wait(Ticket(size=1), 0.0, ready=2 * queued) == pytest.approx(2 * queued + cost(1))
+
+
 @pytest.mark.parametrize(("load", "least"), [(0.5, 0.995), (0.95, 0.98), (1.3, 0.70), (2.0, 0.45)])
 def test_goodput_is_near_its_bound(load: float, least: float) -> None:
     arrivals = overload(load)

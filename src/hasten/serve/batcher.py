@@ -73,6 +73,11 @@ class Batcher:
         """Requests that wait."""
         return len(self._schedule)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits and no call is under way."""
+        return self._schedule.idle
+
     def start(self) -> None:
         """Begin to answer."""
         self._thread.start()

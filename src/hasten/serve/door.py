@@ -34,6 +34,8 @@ class Door:
 
     def refusal(self, scope: _Scope, body: bytes | bytearray) -> Response | None:
         """The answer to a request, whole in `body`, that cannot be answered in time; None lets it in."""
+        if all(model.idle for model in self.service.models):
+            return None
         task = scope["path"].startswith("/api/")
         headers = dict(scope["headers"])
         model = self._model(scope, task)

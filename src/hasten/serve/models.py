@@ -87,6 +87,11 @@ class Model:
         return len(self._batcher) if self._batcher is not None else 0
 
     @property
+    def idle(self) -> bool:
+        """Whether nobody is being decoded, waits or is answered."""
+        return not self._decoding and (self._batcher is None or self._batcher.idle)
+
+    @property
     def platform(self) -> str:
         return f"hasten_{self.bundle.manifest.runtime.name}"
 
@@ -127,10 +132,13 @@ class Model:
             self._decoding.remove(wish.arrived)
 
     def check_time(self, wish: Wish, at: float) -> None:
-        """Raises Overloaded where a request that is decoded at `at` cannot be answered by its deadline: decoding it is work for nothing."""
+        """Raises Overloaded where a request that is decoded at `at` cannot be answered by its deadline: decoding it is work for nothing.
+
+        Where nobody else is here, whoever is not too late already is tried.
+        """
         deadline = self.deadline(wish)
         what, late = "decoded", at - deadline
-        if late <= 0 and self._batcher is not None and deadline < math.inf:
+        if late <= 0 and self._batcher is not None and not self.idle and deadline < math.inf:
             ahead = sum(arrived < wish.arrived for arrived in tuple(self._decoding))
             what, late = "answered", self._batcher.lateness(deadline=deadline, priority=wish.priority, ready=at, ahead=ahead)
         if late > 0:

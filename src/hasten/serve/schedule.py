@@ -124,6 +124,11 @@ class Schedule:
         return sum(self._waiting)
 
     @property
+    def idle(self) -> bool:
+        """Whether nobody waits and no call is under way."""
+        return self._running is None and not any(self._waiting)
+
+    @property
     def best_batch(self) -> int:
         """b* for samples of the usual shape."""
         return self._first.best_batch(self._objective)

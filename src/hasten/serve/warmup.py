@@ -1,4 +1,9 @@
-"""A model before its first request: called at every batch size that may be used, so that it is warm and its times are known."""
+"""A model before its first request: called at the batch sizes that may be used, so that it is warm and its times are known.
+
+What was certified is the call size of the job, and kernels may round otherwise in larger ones (OpenVINO's in 8 bits do). So each size has
+to give the golden examples' outputs, as far as they may differ where requests share a call; larger calls than the last that does are not
+made. Sizes between two powers of two are not tried.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ import numpy as np
 
 from ..bundle.arrays import free_batch
 from ..bundle.read import Bundle
+from ..bundle.verify import compare_shared
 from ..core.errors import NotPossibleHere
 from ..core.machine import this_machine
 from ..core.seams import Arrays
@@ -36,15 +42,16 @@ def warm_up(bundle: Bundle, *, objective: float, clock: Callable[[], float] = ti
     Where the bundle was certified on this machine, what was measured then counts instead: it is the median of many calls.
     objective: seconds, or infinity. Raises NotPossibleHere where one sample takes longer than that.
     """
-    golden = bundle.golden.tensors
+    golden = bundle.golden
     if not shares(bundle):
-        curve = Curve({1: _time(bundle, golden if _no_samples(bundle) else _repeated(golden, 1), clock)})
+        curve = Curve({1: _time(bundle, golden.tensors if _no_samples(bundle) else _repeated(golden.tensors, 1), clock)[0]})
     else:
         known = certified(bundle)
 
-        def time_call(size: int) -> float:
-            took = _time(bundle, _repeated(golden, size), clock)
-            return known.get(size, took)
+        def time_call(size: int) -> float | None:
+            took, outputs = _time(bundle, _repeated(golden.tensors, size), clock)
+            proved = size == 1 or compare_shared(bundle, outputs, _repeated(golden.outputs, size)).ok
+            return known.get(size, took) if proved else None
 
         curve = measure(time_call, objective=objective)
     if curve.seconds(1) > objective:
@@ -54,13 +61,16 @@ def warm_up(bundle: Bundle, *, objective: float, clock: Callable[[], float] = ti
     return curve
 
 
-def measure(time_call: Callable[[int], float], *, objective: float) -> Curve:
-    """The curve of what `time_call` says of 1, 2, 4, ... samples, up to where larger calls would not be used."""
+def measure(time_call: Callable[[int], float | None], *, objective: float) -> Curve:
+    """The curve of what `time_call` says of 1, 2, 4, ... samples, up to where larger calls would not be used, or must not: None."""
     limit = objective / 2 if math.isfinite(objective) else LONGEST_CALL_SECONDS
     seconds: dict[int, float] = {}
     disappointments = 0
     for size in itertools.takewhile(lambda size: size <= MAX_BATCH, (2**k for k in itertools.count())):
-        seconds[size] = time_call(size)
+        took = time_call(size)
+        if took is None:
+            break
+        seconds[size] = took
         if size > 1:
             disappointments = disappointments + 1 if 2 * seconds[size // 2] < _GAIN * seconds[size] else 0
         if seconds[size] > limit or disappointments == 2:
@@ -85,16 +95,18 @@ def elements(tensors: Arrays, size: int) -> int:
     return sum(array.size for array in tensors.values()) // size
 
 
-def _time(bundle: Bundle, tensors: Arrays, clock: Callable[[], float]) -> float:
+def _time(bundle: Bundle, tensors: Arrays, clock: Callable[[], float]) -> tuple[float, Mapping[str, np.ndarray]]:
+    """Seconds of a call after one that is not timed, and its outputs."""
     bundle.run(tensors)
     began = clock()
-    bundle.run(tensors)
-    return clock() - began
+    outputs = bundle.run(tensors)
+    return clock() - began, outputs
 
 
 def _no_samples(bundle: Bundle) -> bool:
     return any(not spec.shape or spec.shape[0] is not None for spec in free_batch(bundle.signature).inputs)
 
 
-def _repeated(tensors: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
-    return {name: np.repeat(array[:1], size, axis=0) for name, array in tensors.items()}
+def _repeated(arrays: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
+    """`size` samples: the golden ones, again and again where they are fewer."""
+    return {name: np.resize(array, (size, *array.shape[1:])) for name, array in arrays.items()}
