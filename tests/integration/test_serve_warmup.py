@@ -13,7 +13,7 @@ import pytest
 from hasten.bundle.read import Bundle
 from hasten.bundle.write import write
 from hasten.core.seams import Arrays, Program
-from hasten.serve.warmup import MAX_BATCH, warm_up
+from hasten.serve.warmup import MAX_BATCH, measure, warm_up
 
 pytest.importorskip("onnx")
 
@@ -55,6 +55,13 @@ def test_no_size_is_used_from_the_first_that_gives_something_else(path: Path, go
     found, program = largest(path, lambda size, scores: scores if size <= good else scores[:, ::-1].copy())
     assert found == good
     assert max(program.sizes) == 2 * good
+
+
+def test_larger_calls_that_bring_nothing_are_tried_only_while_calls_are_short() -> None:
+    """Between short calls something passes that counts; long ones would only make the start longer."""
+    assert measure(lambda size: 0.0001 * size, objective=1.0).largest == MAX_BATCH
+    assert measure(lambda size: 0.1 * size, objective=10.0).largest == 4
+    assert measure(lambda size: 0.1 + 0.01 * size, objective=10.0).largest == MAX_BATCH
 
 
 def test_one_sample_that_is_wrong_in_a_large_call_is_seen(path: Path) -> None:

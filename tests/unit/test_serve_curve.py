@@ -44,6 +44,16 @@ def test_where_batches_gain_nothing_the_best_batch_is_one() -> None:
     assert Curve({2**k: 0.003 * 2**k for k in range(7)}).best_batch(1.0) == 1
 
 
+def test_what_passes_between_calls_makes_larger_ones_pay_where_the_program_itself_gains_nothing() -> None:
+    each, objective = 0.001, 0.05
+    for pause in (0.0001, 0.0003, 0.001):
+        curve = Curve({2**k: each * 2**k for k in range(7)})
+        best = curve.best_batch(objective, pause=pause)
+        assert best > 1
+        assert 2 * curve.seconds(best) <= objective
+        assert best / (curve.seconds(best) + pause) >= 0.98 * 25 / (curve.seconds(25) + pause)  # of 26 samples, two calls do not fit
+
+
 def test_an_objective_that_two_calls_do_not_fit_leaves_single_calls() -> None:
     assert affine(0.004, 0.0005).best_batch(0.005) == 1
 

@@ -67,6 +67,15 @@ def test_a_worker_that_is_away_between_calls_makes_few_wait_for_nothing(load: fl
     assert len(outcome.in_time) > 0.97 / load * len(arrivals)
 
 
+def test_under_overload_calls_grow_until_the_pauses_between_them_matter_little() -> None:
+    """A program that gains nothing from batches: one by one, a third of the time would be spent between calls."""
+    each, pause = 0.001, 0.0005
+    arrivals = poisson(2 / (each + pause), seconds=5.0, objective=OBJECTIVE)
+    line = Schedule(Curve({2**k: each * 2**k for k in range(7)}), objective=OBJECTIVE)
+    outcome = simulate(line, arrivals, lambda size: each * size, pause=pause)
+    assert len(outcome.in_time) > 0.95 / each / (2 / (each + pause)) * len(arrivals)
+
+
 def test_a_pause_in_which_nobody_waited_is_no_pause() -> None:
     line = Schedule(Curve({1: 0.001}))
     for second in range(100):

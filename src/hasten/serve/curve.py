@@ -81,17 +81,18 @@ class Curve:
         self._rising = list(itertools.accumulate(self._learnt, max))
         self._best.clear()
 
-    def best_batch(self, objective: float) -> int:
+    def best_batch(self, objective: float, *, pause: float = 0.0) -> int:
         """Samples of a call that keep the objective at the highest rate.
 
-        objective: seconds from arrival to answer, or infinity. Who arrives just after a call has begun waits for it and then for
-        his own, so that two calls must fit. Of what fits, the smallest size whose rate is within 2 % of the best.
+        objective: seconds from arrival to answer, or infinity; pause: seconds between two calls, which large ones need less often. Who
+        arrives just after a call has begun waits for it and then for his own, so that two calls must fit. Of what fits, the smallest size
+        whose rate is within 2 % of the best. It is worked out anew when a call was observed.
         """
         if objective not in self._best:
             largest = self._largest_within(objective / 2)
-            sizes = [*(size for size in self._sizes if size < largest), largest]
-            best = max(size / self.seconds(size) for size in sizes)
-            self._best[objective] = next(size for size in sizes if size / self.seconds(size) >= _GOOD_ENOUGH * best)
+            rates = {size: size / (self.seconds(size) + pause) for size in (*(size for size in self._sizes if size < largest), largest)}
+            best = max(rates.values())
+            self._best[objective] = next(size for size, rate in rates.items() if rate >= _GOOD_ENOUGH * best)
         return self._best[objective]
 
     def _largest_within(self, seconds: float) -> int:

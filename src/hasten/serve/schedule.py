@@ -3,7 +3,8 @@
 One worker makes one call at a time. Requests of one shape may share a call. The rules (after Clockwork, OSDI 2020; Nexus, SOSP 2019;
 Symphony, 2023), with l(b) the seconds of a call of b samples:
 
-1. The batch b* is the size with the highest rate among those where two calls fit into the objective.
+1. The batch b* is the size with the highest rate among those where two calls fit into the objective, what passes between two calls
+   counted in: it is learnt, as the curve is.
 2. The earliest deadline is first, interactive requests before bulk ones. A shape has a queue of its own.
 3. Who is predicted to miss his deadline is refused when he arrives.
 4. When the worker is free, who has become hopeless is refused.
@@ -131,7 +132,7 @@ class Schedule:
     @property
     def best_batch(self) -> int:
         """b* for samples of the usual shape."""
-        return self._first.best_batch(self._objective)
+        return self._first.best_batch(self._objective, pause=self._pause)
 
     def admit(self, ticket: Ticket, now: float) -> None:
         """Put `ticket` in line. Raises QueueFull, Overloaded; the error says after how many seconds to come again."""
@@ -242,7 +243,7 @@ class Schedule:
         return before + queue.curve.cautious(full)
 
     def _best(self, queue: _Queue) -> int:
-        return queue.curve.best_batch(self._objective)
+        return queue.curve.best_batch(self._objective, pause=self._pause)
 
     def _hopeless(self, now: float) -> list[Ticket]:
         """Who cannot be answered in time even by a call of his own, taken out of line."""

@@ -27,6 +27,7 @@ MAX_BATCH = 64
 LONGEST_CALL_SECONDS = 1.0  # without an objective: nobody waits longer than this for the sake of company
 
 _GAIN = 1.03  # a doubling of the batch that brings less than 3 % is none; after two of them larger ones are not tried
+_LONG_SECONDS = 0.01  # of a call: what passes between two shorter ones matters, so that larger ones may pay all the same
 
 
 def shares(bundle: Bundle) -> bool:
@@ -71,7 +72,7 @@ def measure(time_call: Callable[[int], float | None], *, objective: float) -> Cu
         if took is None:
             break
         seconds[size] = took
-        if size > 1:
+        if took >= _LONG_SECONDS and size > 1:
             disappointments = disappointments + 1 if 2 * seconds[size // 2] < _GAIN * seconds[size] else 0
         if seconds[size] > limit or disappointments == 2:
             break
