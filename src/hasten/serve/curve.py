@@ -6,7 +6,7 @@ import bisect
 import itertools
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 RATE = 0.2
 """How much one call teaches about its own size: the weight of the newest in a moving average of logarithms."""
@@ -35,7 +35,8 @@ class Curve:
         self._first = list(itertools.accumulate(self._learnt, max))
         self._rising = self._first
         self._ratios: deque[float] = deque(maxlen=_REMEMBERED)
-        self._margin = 1.0
+        self._delays: deque[float] = deque(maxlen=_REMEMBERED)
+        self._margin, self._delay = 1.0, 0.0
         self._best: dict[float, int] = {}  # by objective, until the next call is observed
 
     @property
@@ -45,7 +46,7 @@ class Curve:
 
     @property
     def margin(self) -> float:
-        """How much longer than expected calls take, 19 of 20 times at most; 1 where they keep to it."""
+        """How many times longer than expected calls take, 19 of 20 times at most; 1 where they keep to it."""
         return self._margin
 
     def seconds(self, size: int) -> float:
@@ -53,8 +54,13 @@ class Curve:
         return self._at(self._rising, size)
 
     def cautious(self, size: int) -> float:
-        """What it takes at most, 19 times of 20."""
-        return self._at(self._rising, size) * self._margin
+        """What it takes at most, 19 times of 20.
+
+        What holds calls up is a part of their length (a slower clock) or a time of its own (another thread that has the processor). Of
+        sizes unlike those of the last calls the better is believed: short calls that were held up do not speak against long ones.
+        """
+        expected = self._at(self._rising, size)
+        return min(expected * self._margin, expected + self._delay)
 
     def fastest(self, size: int) -> float:
         """What it was measured at before anything was learnt: all that an idle server must believe of itself."""
@@ -71,10 +77,11 @@ class Curve:
 
     def observe(self, size: int, seconds: float) -> None:
         """Learn from a call of `size` samples that took `seconds`."""
-        ratio = seconds / self.seconds(size)
+        expected = self.seconds(size)
+        ratio = seconds / expected
         self._ratios.append(ratio)
-        ordered = sorted(self._ratios)
-        self._margin = max(1.0, ordered[math.ceil(_MARGIN_QUANTILE * len(ordered)) - 1])
+        self._delays.append(seconds - expected)
+        self._margin, self._delay = max(1.0, _mostly(self._ratios)), max(0.0, _mostly(self._delays))
         step = min(max(ratio, 1 / _MOST), _MOST)
         weights = self._weights(size)
         self._learnt = [known * step ** (RATE * max(weights.get(k, 0.0), _OTHERS)) for k, known in enumerate(self._learnt)]
@@ -117,3 +124,9 @@ class Curve:
             return known[k]
         share = (size - sizes[k - 1]) / (sizes[k] - sizes[k - 1])
         return known[k - 1] * (1 - share) + known[k] * share
+
+
+def _mostly(values: Iterable[float]) -> float:
+    """What 19 of 20 of them do not exceed."""
+    ordered = sorted(values)
+    return ordered[math.ceil(_MARGIN_QUANTILE * len(ordered)) - 1]
