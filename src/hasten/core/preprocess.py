@@ -101,7 +101,7 @@ class ImagePreprocess(BaseModel):
         tensor = (pixels.transpose(2, 0, 1) if chw else pixels).astype(np.float32, order="C")
         tensor *= np.float32(self.scale)
         mean, std = (np.asarray(of, np.float32).reshape((-1, 1, 1) if chw else (-1,)) for of in (self.mean, self.std))
-        if mean.any():  # in place and one axis at a time: half of the time of a picture went into these three lines
+        if mean.any():  # in place and whole planes at a time: the rest of the time is Pillow's
             tensor -= mean
         if (std != 1).any():
             tensor /= std
