@@ -36,6 +36,7 @@ from serve_rig import (
     binary_request,
     hasten,
     json_request,
+    least,
     load,
     post,
 )
@@ -234,10 +235,11 @@ def goodput(arguments: argparse.Namespace) -> Named:
             continue
         own, requests = alone(path, case.pictures, 2.0), requests_of(name, case)
         with hasten(path, "--slo", "50ms") as server:
-            lone = load(server, requests, keep=OUT / f"lone-{name}.npz", connections=1, phases="20:10")
-            took = float(np.median(lone.latency))
+            took, floor, null = lone(path, server, requests, name)
             yield f"goodput.{name}.lone_request_ms", figure(1e3 * took)
             yield f"goodput.{name}.lone_request_over_runtime_ms", figure(1e3 * (took - own.now_and_then), at_most=1.0)
+            yield f"goodput.{name}.lone_request_over_floor_ms", figure(1e3 * (took - floor))
+            yield f"goodput.{name}.lone_request_to_a_server_that_does_nothing_ms", figure(1e3 * null)
             yield f"goodput.{name}.lone_request_over_warm_runtime_ms", figure(1e3 * (took - own.seconds[1] - own.decode))
             load(server, requests, keep=OUT / "warm.npz", connections=4, seconds=3)
             sustained = sustained_rate(server, requests, name)
@@ -251,6 +253,19 @@ def goodput(arguments: argparse.Namespace) -> Named:
                 yield f"goodput.{name}.no_answer_at_{factor}x", figure(int((samples.status == 0).sum()), at_most=0)
                 yield f"goodput.{name}.recovery_seconds_after_{factor}x", figure(recovery(samples, OBJECTIVE), at_most=1.0)
             yield f"goodput.{name}.memory_growth_mb", figure((server.memory_bytes() - memory) / 1e6)
+
+
+def lone(path: Path, server: Server, requests: list[bytes], name: str, *, rounds: int = 3) -> tuple[float, float, float]:
+    """Median seconds of a request that comes alone, 20 a second: to hasten, to the least that a server can do, and to one that does
+    nothing, in turn. The last is what the generator and the sockets take, which every server pays."""
+    with least(path) as floor, least(path, "--null") as null:
+        servers, seconds = {"": server, "-floor": floor, "-null": null}, dict[str, list[float]]()
+        for _ in range(rounds):
+            for kind, one in servers.items():
+                samples = load(one, requests, keep=OUT / f"lone-{name}{kind}.npz", connections=1, phases="20:2")
+                seconds.setdefault(kind, []).extend(samples.latency)
+    medians = {kind: float(np.median(of)) for kind, of in seconds.items()}
+    return medians[""], medians["-floor"], medians["-null"]
 
 
 def sustained_rate(server: Server, requests: list[bytes], name: str) -> float:

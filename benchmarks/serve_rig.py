@@ -73,6 +73,14 @@ def hasten(
 
 
 @contextmanager
+def least(bundle: Path, *arguments: str) -> Iterator[Server]:
+    """`serve_floor.py BUNDLE ARGUMENTS`: what remains when a server does nothing but run the program."""
+    command = [sys.executable, str(HERE / "serve_floor.py"), str(bundle), "0", *arguments]
+    with started(command, address=lambda line: re.findall(r"http://(\S+)", line)) as server:
+        yield server
+
+
+@contextmanager
 def started(
     command: Sequence[str], *, address: str | Callable[[str], list[str]], ready: Callable[[str], bool] | None = None,
     environment: Mapping[str, str] | None = None, patience: float = 60.0, cores: Sequence[int] = (SERVER_CORE,),

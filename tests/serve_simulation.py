@@ -6,6 +6,7 @@ import heapq
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from hasten.core.errors import Overloaded
 from hasten.serve.schedule import Schedule, Ticket, Turn
@@ -49,13 +50,15 @@ class Fifo:
         pass
 
 
-def simulate(line: Schedule | Fifo, arrivals: Iterable[tuple[float, Ticket]], cost: Cost, *, workers: int = 1) -> Outcome:
-    """Serve `arrivals` (when, who) to the end."""
+def simulate(
+    line: Schedule | Fifo, arrivals: Iterable[tuple[float, Ticket]], cost: Cost, *, workers: int = 1, pause: float = 0.0
+) -> Outcome:
+    """Serve `arrivals` (when, who) to the end. pause: seconds after each call until a worker asks for the next one."""
     outcome = Outcome()
     numbers = iter(range(10**9))
-    events: list[tuple[float, int, Ticket | Turn]] = [(when, next(numbers), ticket) for when, ticket in arrivals]
+    events: list[tuple[float, int, Ticket | Turn | Literal["back"]]] = [(when, next(numbers), ticket) for when, ticket in arrivals]
     heapq.heapify(events)
-    busy = 0
+    busy = 0  # with a call, or between two
     while events:
         now, _, what = heapq.heappop(events)
         if isinstance(what, Ticket):
@@ -63,9 +66,14 @@ def simulate(line: Schedule | Fifo, arrivals: Iterable[tuple[float, Ticket]], co
                 line.admit(what, now)
             except Overloaded as error:
                 outcome.at_once[what] = error
-        else:
+        elif isinstance(what, Turn):
             line.finished(now, turn=what)
             outcome.answered |= dict.fromkeys(what.batch, now)
+            if pause > 0:
+                heapq.heappush(events, (now + pause, next(numbers), "back"))
+            else:
+                busy -= 1
+        else:
             busy -= 1
         while busy < workers:
             turn = line.next(now)

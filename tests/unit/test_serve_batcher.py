@@ -304,6 +304,36 @@ def test_a_request_that_cannot_be_delivered_in_time_is_refused() -> None:
     scenario(body)
 
 
+@pytest.mark.parametrize("waiting", [0, 3, 15, 16, 40])
+def test_who_is_told_to_be_in_time_before_he_is_read_is_taken_and_nobody_else(waiting: int) -> None:
+    """The forecast and the queue count alike, the time of the delivery included: who is let in is not refused a moment later."""
+
+    async def body() -> None:
+        now, program = [0.0], Doubling()
+        curve = Curve({2**k: 0.001 + 0.0001 * 2**k for k in range(5)})
+        batcher = Batcher(program, Schedule(curve, elements=2), clock=lambda: now[0])
+        for _ in range(500):
+            batcher._delivered(0.002)
+        batcher.start()
+        async with held(program, batcher):
+            tasks = [asyncio.create_task(batcher.submit(rows(k))) for k in range(waiting)]
+            await settled()
+            late = batcher.lateness(deadline=0.0, priority=Priority.BULK, ready=0.0)
+            for deadline in np.linspace(0.5 * late, 1.5 * late + 0.01, 21):
+                told = batcher.lateness(deadline=deadline, priority=Priority.BULK, ready=0.0)
+                task = asyncio.create_task(batcher.submit(rows(7), deadline=deadline, priority=Priority.BULK))
+                await settled()
+                assert task.done() == (told > 0), (deadline, told)
+                if task.done():
+                    assert isinstance(task.exception(), Overloaded)
+                task.cancel()
+                await settled()
+        await asyncio.gather(*tasks)
+        await batcher.drain()
+
+    scenario(body)
+
+
 def test_draining_answers_who_was_taken_and_refuses_who_comes() -> None:
     async def body() -> None:
         program = Doubling()

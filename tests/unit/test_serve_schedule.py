@@ -54,6 +54,40 @@ def test_whoever_is_refused_hears_it_on_arrival(load: float) -> None:
     assert not outcome.later
 
 
+@pytest.mark.parametrize("pause", [0.5e-3, 2e-3])
+@pytest.mark.parametrize("load", [1.3, 2.0])
+def test_a_worker_that_is_away_between_calls_makes_few_wait_for_nothing(load: float, pause: float) -> None:
+    """What passes between two calls is learnt: else each call in line makes the forecast more hopeful than the truth."""
+    rate = load / (cost(1) + pause)
+    arrivals = poisson(rate, seconds=5.0, objective=OBJECTIVE)
+    line = Schedule(Curve({1: cost(1)}), objective=OBJECTIVE)
+    outcome = simulate(line, arrivals, cost, pause=pause)
+    assert len(outcome.later) < 0.01 * len(arrivals)
+    assert outcome.late == []
+    assert len(outcome.in_time) > 0.97 / load * len(arrivals)
+
+
+def test_under_overload_calls_grow_until_the_pauses_between_them_matter_little() -> None:
+    """A program that gains nothing from batches: one by one, a third of the time would be spent between calls."""
+    each, pause = 0.001, 0.0005
+    arrivals = poisson(2 / (each + pause), seconds=5.0, objective=OBJECTIVE)
+    line = Schedule(Curve({2**k: each * 2**k for k in range(7)}), objective=OBJECTIVE)
+    outcome = simulate(line, arrivals, lambda size: each * size, pause=pause)
+    assert len(outcome.in_time) > 0.95 / each / (2 / (each + pause)) * len(arrivals)
+
+
+def test_a_pause_in_which_nobody_waited_is_no_pause() -> None:
+    line = Schedule(Curve({1: 0.001}))
+    for second in range(100):
+        line.admit(Ticket(size=1), float(second))
+        assert line.next(float(second)).size == 1
+        line.finished(second + 0.001)
+        assert not line.next(second + 0.002).batch
+    line.admit(Ticket(size=1), 1000.0)
+    assert line.next(1000.0).size == 1
+    assert line.wait(Ticket(size=1), 1000.0) == pytest.approx(0.002)
+
+
 @pytest.mark.parametrize("waiting", [0, 10, 41, 42, 43, 60, 84, 126])
 def test_the_forecast_before_decoding_is_the_one_on_arrival(waiting: int) -> None:
     line = schedule(objective=OBJECTIVE)
@@ -66,6 +100,27 @@ def test_the_forecast_before_decoding_is_the_one_on_arrival(waiting: int) -> Non
         line.admit(newcomer, 0.0)
     newcomer.deadline = seconds + 1e-3
     line.admit(newcomer, 0.0)
+
+
+@pytest.mark.parametrize("decoding", [0, 1, 5, 41, 42, 100])
+def test_who_is_still_being_decoded_is_counted_as_if_he_waited(decoding: int) -> None:
+    ahead, there = schedule(), schedule()
+    for line in (ahead, there):
+        for _ in range(10):
+            line.admit(Ticket(size=1), 0.0)
+    for _ in range(decoding):
+        there.admit(Ticket(size=1), 0.0)
+    newcomer = Ticket(size=1, following=decoding, priority=Priority.BULK)
+    assert ahead.wait(newcomer, 0.0) == pytest.approx(there.wait(Ticket(size=1, priority=Priority.BULK), 0.0))
+
+
+def test_the_line_goes_on_while_somebody_is_decoded() -> None:
+    line = schedule()
+    for _ in range(84):
+        line.admit(Ticket(size=1), 0.0)
+    queued = line.wait(Ticket(size=1), 0.0)
+    assert line.wait(Ticket(size=1), 0.0, ready=0.5 * queued) == queued
+    assert line.wait(Ticket(size=1), 0.0, ready=2 * queued) == pytest.approx(2 * queued + cost(1))
 
 
 @pytest.mark.parametrize(("load", "least"), [(0.5, 0.995), (0.95, 0.98), (1.3, 0.70), (2.0, 0.45)])

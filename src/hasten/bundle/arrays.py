@@ -49,11 +49,12 @@ def prepare(inputs: Any, signature: Signature, preprocess: ImagePreprocess | Non
 
 def check_tensors(tensors: Mapping[str, np.ndarray], signature: Signature) -> dict[str, np.ndarray]:
     """`tensors` in the model's order and dtypes, of any batch size but 0. Raises DataError."""
-    checked = free_batch(signature).check(tensors)
+    wanted = free_batch(signature)
+    checked = wanted.check(tensors)
     lengths = {name: len(array) for name, array in checked.items() if array.ndim}
     if 0 in lengths.values():
         raise DataError("inputs", "must hold at least one sample", got="none")
-    free = [s.name for s in free_batch(signature).inputs if s.shape and s.shape[0] is None]
+    free = [s.name for s in wanted.inputs if s.shape and s.shape[0] is None]
     if len({lengths[name] for name in free}) > 1:
         raise DataError("inputs", "must have the same number of samples", got={n: lengths[n] for n in free})
     return checked

@@ -107,7 +107,8 @@ def _preprocessing(bundle: Bundle) -> Proof | None:
 
 def _golden(bundle: Bundle) -> Proof:
     limit, rule = _rule(bundle)
-    return _compared(bundle, "golden examples", bundle.run_as_certified(bundle.golden.tensors), limit, rule)
+    golden = bundle.golden
+    return _compared(bundle, "golden examples", bundle.run_as_certified(golden.tensors), golden.outputs, limit, rule)
 
 
 def _shared(bundle: Bundle) -> Proof | None:
@@ -115,18 +116,24 @@ def _shared(bundle: Bundle) -> Proof | None:
     fixed = bundle.signature.batch is not None or "batch-dependent" in bundle.manifest.candidate["facts"]
     if fixed or bundle.manifest.to_target().batch_size >= _count(bundle.golden.tensors):
         return None
+    return compare_shared(bundle, bundle.run(bundle.golden.tensors), bundle.golden.outputs)
+
+
+def compare_shared(bundle: Bundle, outputs: Mapping[str, np.ndarray], golden: Mapping[str, np.ndarray]) -> Proof:
+    """Whether golden examples that shared a call gave what they gave when they were certified. Both: outputs by name, [N, ...]."""
     limit = OTHER_LOSSLESS if bundle.manifest.to_candidate(bundle.path).lossless else OTHER_REDUCED
-    return _compared(bundle, "shared calls", bundle.run(bundle.golden.tensors), limit, "where they share a call")
+    return _compared(bundle, "shared calls", outputs, golden, limit, "where they share a call")
 
 
-def _compared(bundle: Bundle, name: str, outputs: Mapping[str, np.ndarray], limit: float, rule: str) -> Proof:
+def _compared(
+    bundle: Bundle, name: str, outputs: Mapping[str, np.ndarray], golden: Mapping[str, np.ndarray], limit: float, rule: str
+) -> Proof:
     """`outputs` beside the golden ones."""
-    golden = bundle.golden
-    worst = max(relative_difference(outputs[key], golden.outputs[key]) for key in golden.outputs)
-    ok, sentence = worst <= limit, f"{_count(golden.tensors)} outputs differ by {worst:.2g} of the largest; at most {limit:g} may be {rule}"
+    worst = max(relative_difference(outputs[key], golden[key]) for key in golden)
+    ok, sentence = worst <= limit, f"{_count(golden)} outputs differ by {worst:.2g} of the largest; at most {limit:g} may be {rule}"
     if bundle.manifest.classifier:
         judged = bundle.manifest.output
-        agree = outputs[judged].argmax(axis=1) == golden.outputs[judged].argmax(axis=1)
+        agree = outputs[judged].argmax(axis=1) == golden[judged].argmax(axis=1)
         ok = ok and bool(agree.all())
         sentence += f"; the best class agrees for {int(agree.sum())} of {len(agree)}, and must for all"
     return Proof(name=name, ok=ok, sentence=sentence)

@@ -70,7 +70,7 @@ class ImagePreprocess(BaseModel):
                     "preprocess", f"must bring all pictures to one size, here {tensors[0].shape}", got=tensor.shape,
                     hint="Give resize as [height, width], or a crop",
                 )  # fmt: skip
-        return np.stack(tensors)
+        return tensors[0][np.newaxis] if len(tensors) == 1 else np.stack(tensors)
 
     def one(self, picture: Any) -> np.ndarray:
         """One picture -> float32 tensor without the batch axis."""
@@ -86,20 +86,28 @@ class ImagePreprocess(BaseModel):
                 planes = [np.asarray(band.convert("F").resize((width, height), resample)) for band in image.split()]
                 pixels = np.stack(planes, axis=-1).astype(np.float32)
             else:
-                pixels = np.asarray(image.resize((width, height), resample), dtype=np.float32)
+                pixels = np.asarray(image.resize((width, height), resample))
         else:
-            pixels = np.asarray(image, dtype=np.float32)
+            pixels = np.asarray(image)
         if pixels.ndim == 2:
             pixels = pixels[:, :, None]
         if self.crop is not None:
             pixels = _centre_crop(pixels, self.crop)
-        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        pixels = ((pixels * np.float32(self.scale) - mean) / std).astype(np.float32, copy=False)
-        if self.layout == "NCHW":
-            pixels = pixels.transpose(2, 0, 1)
-        if not self.channels:
-            pixels = pixels[0] if self.layout == "NCHW" else pixels[:, :, 0]
-        return np.ascontiguousarray(pixels, dtype=np.float32)
+        return self._normalised(pixels)
+
+    def _normalised(self, pixels: np.ndarray) -> np.ndarray:
+        """The tensor of `pixels`, H x W x C, in a memory of its own."""
+        chw = self.layout == "NCHW"
+        tensor = (pixels.transpose(2, 0, 1) if chw else pixels).astype(np.float32, order="C")
+        tensor *= np.float32(self.scale)
+        mean, std = (np.asarray(of, np.float32).reshape((-1, 1, 1) if chw else (-1,)) for of in (self.mean, self.std))
+        if mean.any():  # in place and whole planes at a time: the rest of the time is Pillow's
+            tensor -= mean
+        if (std != 1).any():
+            tensor /= std
+        if self.channels:
+            return tensor
+        return tensor[0] if chw else tensor[:, :, 0]
 
     def _target_size(self, height: int, width: int) -> tuple[int, int] | None:
         if self.resize is None:

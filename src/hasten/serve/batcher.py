@@ -81,6 +81,11 @@ class Batcher:
         """Requests that wait."""
         return len(self._schedule)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits and no call is under way."""
+        return self._schedule.idle
+
     def start(self) -> None:
         """Begin to answer."""
         for thread in self._threads:
@@ -124,10 +129,16 @@ class Batcher:
         finally:
             self._leave()
 
-    def wait(self, *, deadline: float, priority: Priority) -> float:
-        """Seconds until a sample that came now would be answered, as far as is known before it is decoded."""
+    def lateness(self, *, deadline: float, priority: Priority, ready: float, ahead: int = 0) -> float:
+        """Seconds after `deadline` when a sample would be answered, as far as is known before it is decoded; below 0: it is in time.
+
+        ready: when it is decoded; ahead: samples that are being decoded and will be served before it.
+        """
+        now = self._clock()
+        due = self._due(deadline, now)
+        ticket = Ticket(size=1, following=ahead, deadline=due, priority=priority)
         with self._changed:
-            return self._schedule.wait(Ticket(size=1, deadline=deadline, priority=priority), self._clock())
+            return now + self._schedule.wait(ticket, now, ready=ready) - due
 
     def _unstaffed(self) -> ReplicaLost:
         return ReplicaLost(f"needs a replica, and none runs: {self._away}", retry_after_seconds=self._back_seconds)
@@ -169,13 +180,12 @@ class Batcher:
     ) -> Outputs:
         loop = asyncio.get_running_loop()
         waiting = _Waiting(inputs=inputs, loop=loop, future=loop.create_future(), arrived=self._clock(), witness=witness)
-        left = deadline - waiting.arrived
         ticket = Ticket(
             size=size,
             shape=tuple((name, array.shape[1:] if self._shares else array.shape) for name, array in inputs.items()),
             elements=sum(array.size for array in inputs.values()) // size,
             following=following,
-            deadline=deadline - min(self._delivery, _SET_ASIDE * left) if 0 < left < math.inf else deadline,
+            deadline=self._due(deadline, waiting.arrived),
             priority=priority,
             alone=not self._shares,
             payload=waiting,
@@ -190,6 +200,11 @@ class Batcher:
                 if self._schedule.cancel(ticket):
                     self._meter.cancelled()
             raise
+
+    def _due(self, deadline: float, now: float) -> float:
+        """When the call of a request must end, so that its sender has the answer by `deadline`."""
+        left = deadline - now
+        return deadline - min(self._delivery, _SET_ASIDE * left) if 0 < left < math.inf else deadline
 
     def _delivered(self, seconds: float) -> None:
         """Learn how long the event loop takes to come to an answer: where it encodes many, the last ones wait for the others."""

@@ -6,7 +6,7 @@ import bisect
 import itertools
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 RATE = 0.2
 """How much one call teaches about its own size: the weight of the newest in a moving average of logarithms."""
@@ -35,7 +35,8 @@ class Curve:
         self._first = list(itertools.accumulate(self._learnt, max))
         self._rising = self._first
         self._ratios: deque[float] = deque(maxlen=_REMEMBERED)
-        self._margin = 1.0
+        self._delays: deque[float] = deque(maxlen=_REMEMBERED)
+        self._margin, self._delay = 1.0, 0.0
         self._best: dict[float, int] = {}  # by objective, until the next call is observed
 
     @property
@@ -45,7 +46,7 @@ class Curve:
 
     @property
     def margin(self) -> float:
-        """How much longer than expected calls take, 19 of 20 times at most; 1 where they keep to it."""
+        """How many times longer than expected calls take, 19 of 20 times at most; 1 where they keep to it."""
         return self._margin
 
     def seconds(self, size: int) -> float:
@@ -53,8 +54,13 @@ class Curve:
         return self._at(self._rising, size)
 
     def cautious(self, size: int) -> float:
-        """What it takes at most, 19 times of 20."""
-        return self._at(self._rising, size) * self._margin
+        """What it takes at most, 19 times of 20.
+
+        What holds calls up is a part of their length (a slower clock) or a time of its own (another thread that has the processor). Of
+        sizes unlike those of the last calls the better is believed: short calls that were held up do not speak against long ones.
+        """
+        expected = self._at(self._rising, size)
+        return min(expected * self._margin, expected + self._delay)
 
     def fastest(self, size: int) -> float:
         """What it was measured at before anything was learnt: all that an idle server must believe of itself."""
@@ -66,27 +72,29 @@ class Curve:
 
     def observe(self, size: int, seconds: float) -> None:
         """Learn from a call of `size` samples that took `seconds`."""
-        ratio = seconds / self.seconds(size)
+        expected = self.seconds(size)
+        ratio = seconds / expected
         self._ratios.append(ratio)
-        ordered = sorted(self._ratios)
-        self._margin = max(1.0, ordered[math.ceil(_MARGIN_QUANTILE * len(ordered)) - 1])
+        self._delays.append(seconds - expected)
+        self._margin, self._delay = max(1.0, _mostly(self._ratios)), max(0.0, _mostly(self._delays))
         step = min(max(ratio, 1 / _MOST), _MOST)
         weights = self._weights(size)
         self._learnt = [known * step ** (RATE * max(weights.get(k, 0.0), _OTHERS)) for k, known in enumerate(self._learnt)]
         self._rising = list(itertools.accumulate(self._learnt, max))
         self._best.clear()
 
-    def best_batch(self, objective: float) -> int:
+    def best_batch(self, objective: float, *, pause: float = 0.0) -> int:
         """Samples of a call that keep the objective at the highest rate.
 
-        objective: seconds from arrival to answer, or infinity. Who arrives just after a call has begun waits for it and then for
-        his own, so that two calls must fit. Of what fits, the smallest size whose rate is within 2 % of the best.
+        objective: seconds from arrival to answer, or infinity; pause: seconds between two calls, which large ones need less often. Who
+        arrives just after a call has begun waits for it and then for his own, so that two calls must fit. Of what fits, the smallest size
+        whose rate is within 2 % of the best. It is worked out anew when a call was observed.
         """
         if objective not in self._best:
             largest = self._largest_within(objective / 2)
-            sizes = [*(size for size in self._sizes if size < largest), largest]
-            best = max(size / self.seconds(size) for size in sizes)
-            self._best[objective] = next(size for size in sizes if size / self.seconds(size) >= _GOOD_ENOUGH * best)
+            rates = {size: size / (self.seconds(size) + pause) for size in (*(size for size in self._sizes if size < largest), largest)}
+            best = max(rates.values())
+            self._best[objective] = next(size for size, rate in rates.items() if rate >= _GOOD_ENOUGH * best)
         return self._best[objective]
 
     def _largest_within(self, seconds: float) -> int:
@@ -111,3 +119,9 @@ class Curve:
             return known[k]
         share = (size - sizes[k - 1]) / (sizes[k] - sizes[k - 1])
         return known[k - 1] * (1 - share) + known[k] * share
+
+
+def _mostly(values: Iterable[float]) -> float:
+    """What 19 of 20 of them do not exceed."""
+    ordered = sorted(values)
+    return ordered[math.ceil(_MARGIN_QUANTILE * len(ordered)) - 1]

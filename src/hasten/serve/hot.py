@@ -19,6 +19,7 @@ from starlette.routing import Route
 from ..core.need import has
 from . import halfclose
 from .door import Door, Given, given, marks
+from .doorkeeper import Doorkeeper
 from .exchange import Exchange
 from .problems import LEFT, told
 from .service import CANCELS
@@ -41,9 +42,10 @@ def protocol(app: Starlette) -> type[asyncio.Protocol] | Literal["auto"]:
         return "auto"
     routes = [route for route in app.routes if isinstance(route, Route) and route.path in HOT]
     base = _protocol()
+    keeps = Doorkeeper(service=app.state.service) if doors[0].access is None else None  # keys come before everything
 
     class Bound(base):  # type: ignore[misc, valid-type]  # uvicorn makes one for each connection and passes nothing of ours
-        hot, door = routes, doors[0]
+        hot, door, keeper = routes, doors[0], keeps
 
     return Bound
 
@@ -70,7 +72,9 @@ def _protocol() -> type[HttpToolsProtocol]:
             try:
                 request = Request(self.scope, self.receive)  # type: ignore[arg-type]
                 response = await _answered(self.door, exchange, known, route, request)
-                if await self._write(response, exchange):
+                if self.flow.write_paused:
+                    await self.flow.drain()
+                if self._write(response, exchange):
                     status, sent = response.status_code, len(response.body)
             except asyncio.CancelledError:
                 if not self.disconnected:  # the server stops, and waits no longer
@@ -80,10 +84,25 @@ def _protocol() -> type[HttpToolsProtocol]:
                 self.on_response = lambda: None
                 self.door.leave(exchange, status, sent)
 
-        async def _write(self, response: Response, exchange: Exchange) -> bool:
+        def add(self, body: bytes) -> None:
+            """A part of the body. Mostly it is all of it, which `receive` then hands out without a copy."""
+            before: Any = self.body
+            if not before:
+                self.body = body  # type: ignore[assignment]
+            elif isinstance(before, bytes):
+                self.body = bytearray(before + body)
+            else:
+                before += body
+
+        def refuse(self, response: Response, route: Route) -> None:
+            """Answer at once, without a task."""
+            exchange = self.door.enter(given(self.scope["headers"]), method="POST", path=self.scope["path"], route=route.path)
+            exchange.received = len(self.body)
+            there = self._write(response, exchange)
+            self.door.leave(exchange, response.status_code if there else LEFT, len(response.body) if there else 0)
+
+        def _write(self, response: Response, exchange: Exchange) -> bool:
             """Whether somebody was there to take it."""
-            if self.flow.write_paused:
-                await self.flow.drain()
             if self.disconnected or self.transport.is_closing():
                 return False
             body = bytes(response.body)
@@ -107,9 +126,25 @@ def _protocol() -> type[HttpToolsProtocol]:
         door: Door
         broken: str | None = None  # what to tell of bytes that are no HTTP, when those before them are answered
 
+        keeper: Doorkeeper | None = None
+        begun: tuple[Cycle, Any] | None = None  # a request whose head came with the bytes that are being read, and its route
+
         def data_received(self, data: bytes) -> None:
             if self.broken is None:
                 super().data_received(data)
+            if self.begun is not None:
+                (cycle, route), self.begun = self.begun, None
+                if not cycle.disconnected:
+                    self._begin(cycle, route)
+
+        def _begin(self, cycle: Cycle, route: Any) -> None:
+            """Answer a request: at once where it came whole and is refused, else in a task."""
+            whole = not (cycle.more_body or self.flow.write_paused)
+            refusal = self.keeper.refusal(cycle.scope, cycle.body) if whole and self.keeper is not None else None
+            if refusal is None:
+                self._start_asgi_task(cycle, route)
+            else:
+                cycle.refuse(refusal, route)
 
         def send_400_response(self, msg: str) -> None:
             """After the answers to the requests before it: uvicorn would write it in the place of the first one's, and close."""
@@ -167,7 +202,7 @@ def _protocol() -> type[HttpToolsProtocol]:
             self.scope["method"], self.scope["http_version"] = "POST", version
             existing, self.cycle = self.cycle, self._cycle(version)
             if existing is None or existing.response_complete:
-                self._start_asgi_task(self.cycle, found)
+                self.begun = self.cycle, found
             else:
                 self.flow.pause_reading()
                 self.pipeline.appendleft((self.cycle, found))
@@ -207,7 +242,7 @@ def _protocol() -> type[HttpToolsProtocol]:
             if not isinstance(self.cycle, Cycle) or self.cycle.response_complete:
                 super().on_body(body)
                 return
-            self.cycle.body += body
+            self.cycle.add(body)
             if len(self.cycle.body) > HIGH_WATER_LIMIT:
                 self.flow.pause_reading()
                 self.cycle.message_event.set()  # below that a request is woken once, when its body is complete

@@ -69,6 +69,11 @@ def read_request(body: bytes, header_length: int | None, signature: Signature, *
     return _request(content, _tensors(content, rest, signature), signature)
 
 
+def may_be_bulk(head: bytes | bytearray) -> bool:
+    """Whether the JSON in `head`, which is not read, may give its request a class of its own: a name with a backslash in it can be any."""
+    return b'"priority"' in head or b"\\" in head
+
+
 def read_options(parameters: Mapping[str, Any]) -> tuple[float, Priority]:
     """Seconds that the sender waits and its class: `timeout` is microseconds, 0 for ever; `priority` above 1 is bulk. Raises DataError."""
     for name in _NOT_HERE:

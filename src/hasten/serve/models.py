@@ -69,6 +69,7 @@ class Model:
         self.drift: Drift | None = None
         self.meter = Meter()
         self._holders, self._released = 0, asyncio.Event()
+        self._decoding: list[float] = []  # when those came who are being decoded
 
     @property
     def ready(self) -> bool:
@@ -108,6 +109,11 @@ class Model:
     def waiting(self) -> int:
         """Requests in line."""
         return len(self._batcher) if self._batcher is not None else 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody is being decoded, waits or is answered."""
+        return not self._decoding and (self._batcher is None or self._batcher.idle)
 
     @property
     def platform(self) -> str:
@@ -157,12 +163,25 @@ class Model:
         objective = self.objective if wish.priority is Priority.INTERACTIVE else math.inf
         return wish.arrived + min(objective, wish.timeout)
 
+    @contextlib.contextmanager
+    def decoding(self, wish: Wish) -> Iterator[None]:
+        """Counts a request that is decoded in a thread, as long as this lasts: it will be in line before those who came later."""
+        self._decoding.append(wish.arrived)
+        try:
+            yield
+        finally:
+            self._decoding.remove(wish.arrived)
+
     def check_time(self, wish: Wish, at: float) -> None:
-        """Raises Overloaded where a request that is decoded at `at` cannot be answered by its deadline: decoding it is work for nothing."""
+        """Raises Overloaded where a request that is decoded at `at` cannot be answered by its deadline: decoding it is work for nothing.
+
+        Where nobody else is here, whoever is not too late already is tried.
+        """
         deadline = self.deadline(wish)
         what, late = "decoded", at - deadline
-        if late <= 0 and self._batcher is not None and deadline < math.inf:
-            what, late = "answered", late + self._batcher.wait(deadline=deadline, priority=wish.priority)
+        if late <= 0 and self._batcher is not None and not self.idle and deadline < math.inf:
+            ahead = sum(arrived < wish.arrived for arrived in tuple(self._decoding))
+            what, late = "answered", self._batcher.lateness(deadline=deadline, priority=wish.priority, ready=at, ahead=ahead)
         if late > 0:
             self.meter.refused(error := Overloaded(f"cannot be {what} by its deadline", retry_after_seconds=late))
             raise error

@@ -20,9 +20,10 @@ from starlette.routing import BaseRoute, Route
 from .._version import __version__
 from ..core.errors import DataError
 from . import codec
-from .infer import Answer, InferRequest, read_request, write_response
+from .infer import Answer, InferRequest, may_be_bulk, read_request, write_response
 from .models import Model, Wish
 from .router import Assignment
+from .schedule import Priority
 from .service import Service, now
 
 HEADER = "Inference-Header-Content-Length"
@@ -79,7 +80,8 @@ class Oip:
 
         # Tensors as bytes are not copied, only looked through: that is about 64 times faster than reading JSON.
         size = len(body) if length is None else max(length, len(body) // 64)
-        asked = await self.service.decode(model, Wish(arrived=arrived), decode, size=size)
+        unread = Wish(arrived=arrived, priority=Priority.BULK if may_be_bulk(body[:length]) else Priority.INTERACTIVE)
+        asked = await self.service.decode(model, unread, decode, size=size)
         chosen.exchange.id = asked.id or chosen.exchange.id
         wish = Wish(arrived=arrived, timeout=asked.timeout, priority=asked.priority)
         outputs = await self.service.infer(request, chosen, asked.tensors, wish)

@@ -47,17 +47,22 @@ _log = logging.getLogger(__name__)
 
 async def our_error(request: Request, error: Exception) -> Response:
     """An error of hasten's own."""
+    return answer_to(request.url.path, error)
+
+
+def answer_to(path: str, error: Exception) -> Response:
+    """What a request to `path` hears of an error of hasten's own."""
     status = next(status for kind, status in STATUS_OF.items() if isinstance(error, kind))
     headers = {"Retry-After": str(math.ceil(error.retry_after_seconds))} if isinstance(error, Overloaded) else {}
     if isinstance(error, NotKnown):
         headers["WWW-Authenticate"] = "Bearer"
-    return _answer(request, status, str(error), headers)
+    return _answer(path, status, str(error), headers)
 
 
 async def http_error(request: Request, error: Exception) -> Response:
     """What the routes and Starlette itself raise."""
     assert isinstance(error, HTTPException)
-    return _answer(request, error.status_code, error.detail, error.headers)
+    return _answer(request.url.path, error.status_code, error.detail, error.headers)
 
 
 async def client_gone(request: Request, error: Exception) -> Response:
@@ -67,7 +72,7 @@ async def client_gone(request: Request, error: Exception) -> Response:
 
 async def unexpected(request: Request, error: Exception) -> Response:
     """Anything else: the log has the traceback, and the client has not."""
-    return _answer(request, 500, f"internal error ({type(error).__name__})")
+    return _answer(request.url.path, 500, f"internal error ({type(error).__name__})")
 
 
 HANDLERS = {HTTPException: http_error, HastenError: our_error, ClientDisconnect: client_gone, Exception: unexpected}
@@ -82,10 +87,10 @@ async def told(request: Request, error: Exception) -> Response:
     return await handler(request, error)
 
 
-def _answer(request: Request, status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
+def _answer(path: str, status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
     content: dict[str, object] = {"error": text}
     kind = "application/json"
-    if request.url.path.startswith("/api/"):
+    if path.startswith("/api/"):
         content = {"type": "about:blank", "title": http.HTTPStatus(status).phrase, "status": status, "detail": text}
         kind = "application/problem+json"
     return Response(json.dumps(content, separators=(",", ":")), status_code=status, headers=headers, media_type=kind)

@@ -3,7 +3,8 @@
 A worker makes one call at a time; mostly there is one. Requests of one shape may share a call. The rules (after Clockwork, OSDI 2020;
 Nexus, SOSP 2019; Symphony, 2023), with l(b) the seconds of a call of b samples:
 
-1. The batch b* is the size with the highest rate among those where two calls fit into the objective.
+1. The batch b* is the size with the highest rate among those where two calls fit into the objective, what passes between two calls
+   counted in: it is learnt, as the curve is.
 2. The earliest deadline is first, interactive requests before bulk ones. A shape has a queue of its own.
 3. Who is predicted to miss his deadline is refused when he arrives.
 4. When the worker is free, who has become hopeless is refused.
@@ -27,6 +28,7 @@ from .curve import Curve
 
 _ROUNDING = 1e-6  # seconds: who was let in by a hair must not be refused by one
 _MAX_SHAPES = 64  # curves that are kept for shapes that nobody waits with
+_PAUSE_RATE = 0.1  # the weight of the newest pause in their average
 
 
 class Priority(IntEnum):
@@ -117,15 +119,22 @@ class Schedule:
         self._number = 0
         self._running: list[tuple[Turn, Curve, float]] = []  # with when each began
         self._workers, self._back_seconds = workers, 0.0
+        self._pause = 0.0  # seconds between two calls while requests wait: answers are handed out, other threads have the processor
+        self._ended: list[float] = []  # the last calls of workers that are away, where somebody waited for the next one
 
     def __len__(self) -> int:
         """Requests that wait."""
         return sum(self._waiting)
 
     @property
+    def idle(self) -> bool:
+        """Whether nobody waits and no call is under way."""
+        return not self._running and not any(self._waiting)
+
+    @property
     def best_batch(self) -> int:
         """b* for samples of the usual shape."""
-        return self._first.best_batch(self._objective)
+        return self._first.best_batch(self._objective, pause=self._pause)
 
     def admit(self, ticket: Ticket, now: float) -> None:
         """Put `ticket` in line. Raises QueueFull, Overloaded; the error says after how many seconds to come again."""
@@ -137,11 +146,14 @@ class Schedule:
             raise Overloaded("cannot be answered by its deadline", retry_after_seconds=end - ticket.deadline)
         self._put(ticket, queue)
 
-    def wait(self, ticket: Ticket, now: float) -> float:
-        """Seconds until `ticket`, whose shape is not known yet, would be answered, if it is like those of the last that came."""
+    def wait(self, ticket: Ticket, now: float, *, ready: float = -math.inf) -> float:
+        """Seconds until `ticket`, whose shape is not known yet, would be answered, if it is like those of the last that came.
+
+        ready: when it can be in line; until then the line goes on. `following` of the ticket: samples that will be before it then.
+        """
         shape = next(reversed(self._queues), None)
         queue = _Queue(curve=self._first) if shape is None else self._queues[shape]
-        return self._end(ticket, queue, now) - now
+        return max(self._end(ticket, queue, now), ready + queue.curve.fastest(ticket.size)) - now
 
     def put_back(self, ticket: Ticket) -> None:
         """Let a ticket whose call failed have one of its own, if there is still time."""
@@ -175,10 +187,12 @@ class Schedule:
             refused += self._hopeless(now)
             queue = min((q for q in self._queues.values() if q.entries), key=lambda q: q.entries[0], default=None)
             if queue is None:
+                self._ended.clear()
                 return Turn(refused=tuple(refused))
             if not self._holds_up(queue, now):
                 turn = Turn(batch=self._batch(queue, now), refused=tuple(refused))
                 self._running.append((turn, queue.curve, now))
+                self._paused(now)
                 return turn
             refused.append(self._take(queue, 0))
 
@@ -186,8 +200,15 @@ class Schedule:
         """The call of `turn` has ended (None: of the only one under way); the curve learns from one that went well."""
         place = next(k for k, (one, _, _) in enumerate(self._running) if turn is None or one is turn)
         turn, curve, began = self._running.pop(place)
+        if len(self):
+            self._ended.append(now)
         if well:
             curve.observe(turn.size, now - began)
+
+    def _paused(self, now: float) -> None:
+        """Learn how long a worker was away between two calls."""
+        if self._ended:
+            self._pause += _PAUSE_RATE * (now - self._ended.pop(0) - self._pause)
 
     def _put(self, ticket: Ticket, queue: _Queue) -> None:
         self._number += 1
@@ -212,12 +233,14 @@ class Schedule:
 
     def _free(self, ticket: Ticket, now: float, but: _Queue | None = None) -> list[float]:
         """A heap: when each worker has done the calls under way and all that is before `ticket`, those in the queue `but` left out."""
-        free = [max(now, began + curve.seconds(turn.size)) for turn, curve, began in self._running]
+        free = [max(now, began + curve.seconds(turn.size)) + self._pause for turn, curve, began in self._running]
+        free += [max(now, ended + self._pause) for ended in self._ended[: max(0, self._workers - len(free))]]
         free += [now + self._back_seconds] * max(self._workers - len(free), not free)  # where none is left, one comes back
         heapq.heapify(free)
         for queue in self._queues.values():
             if queue.entries and queue is not but:
-                _occupy(free, queue.curve, queue.ahead(ticket.priority, ticket.deadline), self._best(queue))
+                samples = queue.ahead(ticket.priority, ticket.deadline)
+                _occupy(free, queue.curve, samples, self._best(queue), pause=self._pause)
         return free
 
     def _end(self, ticket: Ticket, queue: _Queue, now: float) -> float:
@@ -229,11 +252,11 @@ class Schedule:
         own = max((samples - 1) % best + 1, ticket.size)  # samples of the call that it will be in
         full = own if samples <= best else max(best, own)  # where so many wait, others will fill that call
         free = self._free(ticket, now, but=queue)
-        _occupy(free, queue.curve, samples - own, best)
+        _occupy(free, queue.curve, samples - own, best, pause=self._pause)
         return free[0] + queue.curve.cautious(full)
 
     def _best(self, queue: _Queue) -> int:
-        return queue.curve.best_batch(self._objective)
+        return queue.curve.best_batch(self._objective, pause=self._pause)
 
     def _hopeless(self, now: float) -> list[Ticket]:
         """Who cannot be answered in time even by a call of his own, taken out of line."""
@@ -269,11 +292,13 @@ class Schedule:
         return tuple(batch)
 
 
-def _occupy(free: list[float], curve: Curve, samples: int, batch: int) -> None:
-    """Let workers, a heap of when each is free, compute `samples` samples, `batch` in each call, whoever is free first the next one."""
+def _occupy(free: list[float], curve: Curve, samples: int, batch: int, *, pause: float) -> None:
+    """Let workers, a heap of when each is free, compute `samples` samples, `batch` in each call, whoever is free first the next one.
+
+    pause: seconds after each call."""
     calls, rest = divmod(samples, batch)
     rounds, more = divmod(calls, len(free))
     for k in range(len(free)):
-        free[k] += rounds * curve.seconds(batch)
+        free[k] += rounds * (curve.seconds(batch) + pause)
     for took in [curve.seconds(batch)] * more + [curve.seconds(rest)] * bool(rest):
-        heapq.heapreplace(free, free[0] + took)
+        heapq.heapreplace(free, free[0] + took + pause)

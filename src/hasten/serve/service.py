@@ -131,7 +131,7 @@ class Service:
 
         Raises Overloaded where it will be too late when a thread has done it, or is too late already when one is free.
         """
-        model.check_time(wish, self._decoded() if size is None else now())
+        self.check_time(model, wish, picture=size is None)
 
         def checked() -> T:
             began = now()
@@ -141,7 +141,14 @@ class Service:
             finally:
                 self.decode_seconds += _DECODE_RATE * (now() - began - self.decode_seconds)
 
-        return await self._timed(model, "decode", checked if size is None else function, here=size is not None and size <= SMALL_BYTES)
+        if size is not None and size <= SMALL_BYTES:
+            return await self._timed(model, "decode", function, here=True)
+        with model.decoding(wish):
+            return await self._timed(model, "decode", checked if size is None else function, here=False)
+
+    def check_time(self, model: Model, wish: Wish, *, picture: bool) -> None:
+        """Raises Overloaded where who comes now would be answered too late. picture: whether a thread has to decode it first."""
+        model.check_time(wish, self._decoded() if picture else now())
 
     def _decoded(self) -> float:
         """When a picture that came now would be decoded, those that wait for a thread first. An idle pool tries any: it has to learn."""

@@ -1,4 +1,9 @@
-"""A model before its first request: called at every batch size that may be used, so that it is warm and its times are known."""
+"""A model before its first request: called at the batch sizes that may be used, so that it is warm and its times are known.
+
+What was certified is the call size of the job, and kernels may round otherwise in larger ones (OpenVINO's in 8 bits do). So each size has
+to give the golden examples' outputs, as far as they may differ where requests share a call; larger calls than the last that does are not
+made. Sizes between two powers of two are not tried.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ import numpy as np
 
 from ..bundle.arrays import free_batch
 from ..bundle.read import Bundle
+from ..bundle.verify import compare_shared
 from ..core.errors import NotPossibleHere
 from ..core.machine import this_machine
 from ..core.seams import Arrays
@@ -22,6 +28,7 @@ MAX_BATCH = 64
 LONGEST_CALL_SECONDS = 1.0  # without an objective: nobody waits longer than this for the sake of company
 
 _GAIN = 1.03  # a doubling of the batch that brings less than 3 % is none; after two of them larger ones are not tried
+_LONG_SECONDS = 0.01  # of a call: what passes between two shorter ones matters, so that larger ones may pay all the same
 
 
 def shares(bundle: Bundle) -> bool:
@@ -40,19 +47,20 @@ def warm_up(
     not to be trusted. objective: seconds, or infinity; at_once: calls that the program answers at a time: each is timed among as many
     others, until the last has ended. Raises NotPossibleHere where one sample takes longer than the objective.
     """
-    golden = bundle.golden.tensors
+    golden = bundle.golden
 
-    def time_once(tensors: Arrays) -> float:
+    def time_once(tensors: Arrays) -> tuple[float, Mapping[str, np.ndarray]]:
         return _time(bundle, tensors, at_once, clock)
 
     if not shares(bundle):
-        curve = Curve({1: time_once(golden if _no_samples(bundle) else _repeated(golden, 1))})
+        curve = Curve({1: time_once(golden.tensors if _no_samples(bundle) else _repeated(golden.tensors, 1))[0]})
     else:
         known = certified(bundle) if trusting and at_once == 1 else {}
 
-        def time_call(size: int) -> float:
-            took = time_once(_repeated(golden, size))
-            return known.get(size, took)
+        def time_call(size: int) -> float | None:
+            took, outputs = time_once(_repeated(golden.tensors, size))
+            proved = size == 1 or compare_shared(bundle, outputs, _repeated(golden.outputs, size)).ok
+            return known.get(size, took) if proved else None
 
         curve = measure(time_call, objective=objective)
     if curve.seconds(1) > objective:
@@ -62,14 +70,17 @@ def warm_up(
     return curve
 
 
-def measure(time_call: Callable[[int], float], *, objective: float) -> Curve:
-    """The curve of what `time_call` says of 1, 2, 4, ... samples, up to where larger calls would not be used."""
+def measure(time_call: Callable[[int], float | None], *, objective: float) -> Curve:
+    """The curve of what `time_call` says of 1, 2, 4, ... samples, up to where larger calls would not be used, or must not: None."""
     limit = objective / 2 if math.isfinite(objective) else LONGEST_CALL_SECONDS
     seconds: dict[int, float] = {}
     disappointments = 0
     for size in itertools.takewhile(lambda size: size <= MAX_BATCH, (2**k for k in itertools.count())):
-        seconds[size] = time_call(size)
-        if size > 1:
+        took = time_call(size)
+        if took is None:
+            break
+        seconds[size] = took
+        if took >= _LONG_SECONDS and size > 1:
             disappointments = disappointments + 1 if 2 * seconds[size // 2] < _GAIN * seconds[size] else 0
         if seconds[size] > limit or disappointments == 2:
             break
@@ -93,25 +104,28 @@ def elements(tensors: Arrays, size: int) -> int:
     return sum(array.size for array in tensors.values()) // size
 
 
-def _time(bundle: Bundle, tensors: Arrays, at_once: int, clock: Callable[[], float]) -> float:
-    def call(_: int) -> None:
-        bundle.run(tensors)
+def _time(bundle: Bundle, tensors: Arrays, at_once: int, clock: Callable[[], float]) -> tuple[float, Mapping[str, np.ndarray]]:
+    """Seconds of so many calls at once, after as many that are not timed, and the outputs of one of them."""
+
+    def call(_: int) -> Mapping[str, np.ndarray]:
+        return bundle.run(tensors)
 
     if at_once == 1:
         call(0)
         began = clock()
-        call(0)
-        return clock() - began
+        outputs = call(0)
+        return clock() - began, outputs
     with ThreadPoolExecutor(at_once) as callers:
         list(callers.map(call, range(at_once)))
         began = clock()
-        list(callers.map(call, range(at_once)))
-        return clock() - began
+        outputs, *_ = callers.map(call, range(at_once))
+        return clock() - began, outputs
 
 
 def _no_samples(bundle: Bundle) -> bool:
     return any(not spec.shape or spec.shape[0] is not None for spec in free_batch(bundle.signature).inputs)
 
 
-def _repeated(tensors: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
-    return {name: np.repeat(array[:1], size, axis=0) for name, array in tensors.items()}
+def _repeated(arrays: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
+    """`size` samples: the golden ones, again and again where they are fewer."""
+    return {name: np.resize(array, (size, *array.shape[1:])) for name, array in arrays.items()}
