@@ -322,7 +322,7 @@ def openapi(address: str, *, count: int, seed: int) -> tuple[int, str]:
     command = [
         str(SCHEMATHESIS), "--config-file", str(settings), "run", f"http://{address}/api/v1/openapi.json", "--mode", "all",
         "--checks", ",".join((*checks, "response_schema_conformance")), "--phases", "examples,coverage,fuzzing", "--workers", "2",
-        "--no-color", "--max-response-time", str(PATIENCE), "--continue-on-failure", "--max-time", str(PART_SECONDS),
+        "--no-color", "--request-timeout", str(2 * PATIENCE), "--continue-on-failure", "--max-time", str(PART_SECONDS),
     ]  # fmt: skip
     tried = 0
     while tried < count:
