@@ -25,7 +25,7 @@ QUANTISERS = (get(Technique, "static-int8-nncf")(model_type="transformer", prese
 
 
 def technique() -> Technique:
-    return get(Technique, "structured-pruning")(share=0.7, time_share=0.7, blocks=6, epochs=8, alpha=0.5)
+    return get(Technique, "structured-pruning")(share=0.7, time_share=0.7, blocks=6, epochs=5, alpha=0.5)
 
 
 def student(shop: Workshop) -> Candidate:
