@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,15 @@ def test_a_table_is_exact_where_it_was_measured_and_rounds_up_between() -> None:
     assert curve.seconds(16, 8) == 1.0
     assert curve.seconds(8, 32) == 3.0
     assert curve.seconds(9, 17) == curve.seconds(16, 32) == 4.0
+
+
+@pytest.mark.parametrize("most", [4, 16, 40, 128, 384, 1536, 4096])
+def test_the_widths_that_are_measured_are_few_and_reach_the_widest(most: int) -> None:
+    widths = widths_to(most)
+    assert widths == sorted(set(widths))
+    assert widths[-1] == most
+    assert len(widths) < 45
+    assert all(b - a <= max(8, most / 16) for a, b in itertools.pairwise(widths))
 
 
 def test_a_fitted_table_finds_overhead_and_scale() -> None:

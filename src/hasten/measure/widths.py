@@ -23,9 +23,7 @@ from ..core.widths import Curves, Site, WidthTable
 from .worker import State, Worker
 
 _FEW, _MANY = 2, 8
-_LARGE = (
-    1 << 20
-)  # weights of a layer from which on one and three of it do: it takes far longer than a call, and hundreds are held in memory
+_LARGE = 1 << 20  # weights of a layer from which on one and three of it do: all graphs are in memory at once
 _ROUNDS = 12
 _PLACE_SECONDS = 3.0  # no new round after it
 _SLICE_SECONDS = 0.0015

@@ -51,7 +51,9 @@ def _gradients(student: Student, *, squared: bool) -> None:
     module.zero_grad(set_to_none=True)
     squares = {name: torch.zeros_like(p) for name, p in module.named_parameters()}
     for batch in itertools.islice(student.batches.epoch(0), _BATCHES):
-        torch.autograd.backward(student.loss(module, batch))
+        with torch.autocast("cpu", torch.bfloat16, enabled=student.training.bfloat16):
+            loss = student.loss(module, batch)
+        torch.autograd.backward(loss)
         if squared:
             for name, p in module.named_parameters():
                 if p.grad is not None:
