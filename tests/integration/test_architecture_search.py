@@ -16,6 +16,8 @@ from hasten.core.registry import get
 from hasten.core.seams import Context, Profile, Runtime, Target, Technique, Training, told
 from hasten.core.signature import Signature, TensorSpec
 from hasten.core.widths import Curves, Site, WidthTable
+from hasten.search.observer import Observer
+from hasten.search.study import Study
 from hasten.testing._models import ReferenceModel, reference_model
 from hasten.train import nets
 from hasten.train.batches import Batches
@@ -139,6 +141,19 @@ def test_a_price_that_no_network_has_is_refused_in_one_line(model: ReferenceMode
     technique = get(Technique, "architecture-search")(speed=1e6, **FEW)
     with pytest.raises(NotPossibleHere, match=r"^technique architecture-search: must be able to propose a network at this price, .*Lower"):
         technique.apply(model.module, context(model, tmp_path))
+
+
+def test_what_was_tried_is_in_the_evidence_of_the_decision_that_it_belongs_to(model: ReferenceModel, tmp_path: Path) -> None:
+    given = context(model, tmp_path)
+    assert told(dataclasses.replace(model.module, path=given.folder / "model.pt2")) == ("", [])
+    given.tell("two networks.", [{"network": "a"}, {"network": "b"}])
+    study = Study(60.0, Observer())
+    study.decide("first", "why")
+    study.decide("second", "why")
+    study.learn(*told(dataclasses.replace(model.module, path=given.folder / "model.pt2")))
+    first, second = (decision.to_json() for decision in study.decisions)
+    assert "tried" not in first
+    assert (second["learnt"], second["tried"]) == ("two networks.", [{"network": "a"}, {"network": "b"}])
 
 
 def test_the_same_seed_gives_the_same_bits_and_the_graph_computes_the_same(model: ReferenceModel, tmp_path: Path) -> None:
