@@ -137,6 +137,14 @@ def test_no_network_is_dearer_than_was_asked_and_the_best_of_the_last_rung_is_th
     assert prices.total(built.values()) == pytest.approx(best["seconds"])
 
 
+def test_every_rung_trains_where_its_samples_do_not_fill_a_batch(model: ReferenceModel, tmp_path: Path) -> None:
+    technique = get(Technique, "architecture-search")(speed=1.5, trials=6, samples=1, epochs=0, widest=32)
+    _, tried = told(technique.apply(model.module, context(model, tmp_path)))
+    climbed = [one["losses"] for one in tried if len(one["losses"]) == 2]
+    assert len(climbed) == 2
+    assert all(first != second for first, second in climbed)
+
+
 def test_a_price_that_no_network_has_is_refused_in_one_line(model: ReferenceModel, tmp_path: Path) -> None:
     technique = get(Technique, "architecture-search")(speed=1e6, **FEW)
     with pytest.raises(NotPossibleHere, match=r"^technique architecture-search: must be able to propose a network at this price, .*Lower"):

@@ -108,7 +108,7 @@ class Student:
             asked: Any = self.teacher.module
             learner = features.tapped(self.module, width=asked.width, seed=plan.seed)
         plan = replace(plan, bfloat16=plan.bfloat16 or self.training.bfloat16)
-        losses = fit(learner, batches or self.batches, self.loss, plan, checkpoint=checkpoint)
+        losses = fit(learner, self.batches if batches is None else batches, self.loss, plan, checkpoint=checkpoint)
         if learner is not self.module:
             learner.tap.remove()
         return losses
