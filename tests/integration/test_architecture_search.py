@@ -13,9 +13,11 @@ import pytest
 from hasten.core.candidate import Candidate, Step
 from hasten.core.errors import JobError, NotPossibleHere
 from hasten.core.registry import get
-from hasten.core.seams import Context, Profile, Runtime, Target, Technique, Training, told
+from hasten.core.seams import Context, Profile, Runtime, Target, Technique, Training
 from hasten.core.signature import Signature, TensorSpec
 from hasten.core.widths import Curves, Site, WidthTable
+from hasten.search.observer import Observer
+from hasten.search.study import Study
 from hasten.testing._models import ReferenceModel, reference_model
 from hasten.train import nets
 from hasten.train.batches import Batches
@@ -124,7 +126,7 @@ def test_no_network_is_dearer_than_was_asked_and_the_best_of_the_last_rung_is_th
     x = torch.from_numpy(next(iter(model.inputs.values())))
     prices = table([*space.places(), *find_sites(original, (x,)).values()])
     student = get(Technique, "architecture-search")(speed=1.5, **FEW).apply(model.module, context(model, tmp_path, prices))
-    sentence, tried = told(student)
+    (sentence, *_), tried = student.notes, student.tried
     assert len(tried) == FEW["trials"]
     assert max(one["seconds"] for one in tried) <= prices.total(find_sites(original, (x,)).values()) / 1.5
     rungs = max(len(one["losses"]) for one in tried)
@@ -135,16 +137,38 @@ def test_no_network_is_dearer_than_was_asked_and_the_best_of_the_last_rung_is_th
     assert prices.total(built.values()) == pytest.approx(best["seconds"])
 
 
+def test_every_rung_trains_where_its_samples_do_not_fill_a_batch(model: ReferenceModel, tmp_path: Path) -> None:
+    technique = get(Technique, "architecture-search")(speed=1.5, trials=6, samples=1, epochs=0, widest=32)
+    tried = technique.apply(model.module, context(model, tmp_path)).tried
+    climbed = [one["losses"] for one in tried if len(one["losses"]) == 2]
+    assert len(climbed) == 2
+    assert all(first != second for first, second in climbed)
+
+
 def test_a_price_that_no_network_has_is_refused_in_one_line(model: ReferenceModel, tmp_path: Path) -> None:
     technique = get(Technique, "architecture-search")(speed=1e6, **FEW)
     with pytest.raises(NotPossibleHere, match=r"^technique architecture-search: must be able to propose a network at this price, .*Lower"):
         technique.apply(model.module, context(model, tmp_path))
 
 
+def test_what_was_tried_is_in_the_evidence_of_the_decision_that_it_belongs_to(model: ReferenceModel) -> None:
+    rows = [{"network": "a"}, {"network": "b"}]
+    made = model.module.then(Step(name="search"), model.module.path, notes=["two networks."], tried=rows)
+    assert Candidate.from_json(made.to_json(), made.path).tried == tuple(rows)
+    assert made.then(Step(name="more"), made.path).tried == ()
+    study = Study(60.0, Observer())
+    study.decide("first", "why")
+    study.decide("second", "why")
+    study.learn(*made.notes, made.tried)
+    first, second = (decision.to_json() for decision in study.decisions)
+    assert "tried" not in first
+    assert (second["learnt"], second["tried"]) == ("two networks.", rows)
+
+
 def test_the_same_seed_gives_the_same_bits_and_the_graph_computes_the_same(model: ReferenceModel, tmp_path: Path) -> None:
     technique = get(Technique, "architecture-search")(speed=2.0, **FEW)
     one, two = (technique.apply(model.module, context(model, tmp_path / name)) for name in "ab")
-    assert told(one) == told(two)
+    assert (one.notes, one.tried) == (two.notes, two.tried)
     first, second = state(one), state(two)
     assert first.keys() == second.keys()
     for name, value in first.items():

@@ -148,7 +148,7 @@ class Search:
             first, last = (
                 math.ceil(n / student.batches.size) for n in (self.ladder.seen(below - 1) if below else 0, self.ladder.seen(below))
             )
-            stretch = Stretch(batches=student.batches, first=first, steps=last - first)
+            stretch = Stretch(batches=student.batches, first=first, steps=max(1, last - first))
             plan = Plan(epochs=1, learning_rate=self.ladder.learning_rate, seed=self.seed)
             student.learn_stage(plan, 10 * proposal.number + below, stretch)
         return student.module

@@ -132,7 +132,7 @@ class Student:
             asked: Any = self.teacher.module
             learner = features.tapped(self.module, width=asked.width if self.features else None, seed=plan.seed)
         plan = replace(plan, bfloat16=plan.bfloat16 or self.training.bfloat16)
-        losses = fit(learner, batches or self.batches, self.loss, plan, checkpoint=checkpoint)
+        losses = fit(learner, self.batches if batches is None else batches, self.loss, plan, checkpoint=checkpoint)
         if losses and batches is None:
             self.notes.append(f"trained for {len(losses)} epochs, loss {losses[0]:.3g} in the first and {losses[-1]:.3g} in the last")
         if learner is not self.module:
