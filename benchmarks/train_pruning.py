@@ -31,6 +31,11 @@ OPTIONS: Mapping[str, Mapping[float, Mapping[str, Any]]] = {
         0.5: {"share": 0.53, "time_share": 0.45, "epochs": 2},
         0.7: {"share": 0.9, "time_share": 0.85, "blocks": 3, "epochs": 4},
     },
+    "mobilenetv2": {
+        0.3: {"share": 0.37, "time_share": 0.3, "epochs": 2},
+        0.5: {"share": 0.54, "time_share": 0.46, "blocks": 1, "epochs": 2},
+        0.7: {"share": 0.82, "time_share": 0.74, "blocks": 2, "epochs": 5},
+    },
     "resnet20": {
         0.3: {"share": 0.36, "time_share": 0.25, "blocks": 2, "epochs": 6},
         0.5: {"share": 0.53, "time_share": 0.42, "blocks": 3, "epochs": 8},
@@ -39,19 +44,20 @@ OPTIONS: Mapping[str, Mapping[float, Mapping[str, Any]]] = {
 }
 """A size that is 35 % less wants more than 30 % of the parameters gone. ResNet-20's narrow widths are as narrow as a kernel is wide: its
 time goes with whole blocks. The 0.7 of each is what `train_chain` makes int8 of."""
-RIVAL_SHARE = 0.5
+RIVAL_SHARE, RIVAL_MODELS = 0.5, ("wide-resnet20",)
 
 
 def technique(model: str, share: float) -> Technique:
     return get(Technique, "structured-pruning")(alpha=0.5, **OPTIONS[model][share])
 
 
-def rival(model: str) -> Technique:
-    return TorchPruningExample(share=RIVAL_SHARE, epochs=OPTIONS[model][RIVAL_SHARE]["epochs"])
+def rivals(model: str) -> dict[str, Technique]:
+    example = TorchPruningExample(share=RIVAL_SHARE, epochs=OPTIONS[model][RIVAL_SHARE]["epochs"])
+    return {"torch_pruning_example": example} if model in RIVAL_MODELS else {}
 
 
 def train(shop: Workshop, model: str) -> None:
-    for one in (*(technique(model, share) for share in (0.7, 0.5, 0.3)), rival(model)):
+    for one in (*(technique(model, share) for share in (0.7, 0.5, 0.3)), *rivals(model).values()):
         ready(shop, students(shop, one))
 
 
@@ -63,7 +69,7 @@ def measure(shop: Workshop, judge: Judge, model: str) -> Figures:
     old = programs(shop, lowered(shop, shop.workload.original))
     named = {f"{round(100 * share)}_percent": technique(model, share) for share in GOALS}
     rows = {key: (students(shop, one), goals) for (key, one), goals in zip(named.items(), GOALS.values(), strict=True)}
-    rows["torch_pruning_example"] = (students(shop, rival(model)), (None, None, None))
+    rows |= {key: (students(shop, one), (None, None, None)) for key, one in rivals(model).items()}
     return {f"{key}.technique": figure(one.step().text) for key, one in named.items()} | compared(shop, judge, old, rows, label="pruning")
 
 

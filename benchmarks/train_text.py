@@ -57,4 +57,4 @@ def measure(shop: Workshop, judge: Judge, model: str) -> Figures:
 
 
 if __name__ == "__main__":
-    run("train-text", "a text encoder cut, taught and in 8 bits", measure, train, TEXT)
+    run("train-text", "a text encoder cut, taught and in 8 bits", measure, train, [TEXT])

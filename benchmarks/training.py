@@ -26,11 +26,16 @@ from hasten.search.workshop import Workshop
 
 MODELS: Mapping[str, Case] = {
     "wide-resnet20": Case("examples/fashion_mnist/resnet20.toml", "", brings="fashion_mnist"),
+    "mobilenetv2": Case("examples/fashion_mnist/mobilenetv2.toml", "", brings="fashion_mnist"),
     "resnet20": CASES["resnet20"],
+    "mobilenetv2-96px": CASES["mobilenetv2"],
+    "minilm-probe": CASES["minilm-probe"],
 }
-"""Name -> a job that has a train split, of pictures."""
-TEXT: Mapping[str, Case] = {"minilm-probe": CASES["minilm-probe"]}
-"""Likewise, of texts."""
+"""Name -> a job that has a train split."""
+TEXT = "minilm-probe"
+USUAL = ("wide-resnet20", "mobilenetv2", "resnet20")
+SETTINGS: Mapping[str, Mapping[str, str]] = {"mobilenetv2-96px": {"data.train": "cifar10.py:few"}}
+"""What differs from the job file: an epoch of all 50,000 pictures at 96 pixels would take half an hour."""
 PRICED_ON, TEXT_PRICED_ON = "onnxruntime", "openvino"
 """Whose times decide what is cut: the fastest lossless runtime for those networks on the machines of docs/log.md."""
 QUANTISERS = (get(Technique, "static-int8")(), get(Technique, "static-int8-nncf")())
@@ -44,11 +49,12 @@ PATIENCE_SECONDS = 24 * 3600.0
 @contextmanager
 def opened(name: str) -> Iterator[tuple[Workshop, Judge]]:
     """The workshop of a model; its store outlives the benchmark, so that a stopped one goes on."""
-    source = {**MODELS, **TEXT}[name].source
+    source = MODELS[name].source
     prepare(source)
     store = BUNDLES / "stores" / f"train-{name}"
-    with workshop(source, store=store, seconds=PATIENCE_SECONDS, settings={"train.budget": "10h"}) as (shop, judge):
-        shop.priced_on = get(Runtime, TEXT_PRICED_ON if name in TEXT else PRICED_ON)()
+    settings = {"train.budget": "10h", **SETTINGS.get(name, {})}
+    with workshop(source, store=store, seconds=PATIENCE_SECONDS, settings=settings) as (shop, judge):
+        shop.priced_on = get(Runtime, TEXT_PRICED_ON if name == TEXT else PRICED_ON)()
         yield shop, judge
 
 
@@ -135,16 +141,16 @@ def outcome(shop: Workshop, reference: Trial, answer: Trial, speed: Interval, dr
     }
 
 
-def run(name: str, description: str, measure: Any, train: Any, models: Mapping[str, Case] = MODELS) -> None:
+def run(name: str, description: str, measure: Any, train: Any, models: Sequence[str] = USUAL) -> None:
     """The command line of a benchmark. measure: (shop, judge, model) -> Figures; train: (shop, model), only builds what is trained."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--only", nargs="+", choices=list(models), metavar="NAME", help=", ".join(models))
+    parser.add_argument("--only", nargs="+", choices=models, metavar="NAME", help=", ".join(models))
     parser.add_argument("--train", action="store_true", help="train and stop: what is timed later finds its students in the store")
     arguments = parser.parse_args()
     figures = known_figures(name)
     for model in arguments.only or models:
         print(f"== {model}", flush=True)
-        if sentence := why_skipped(models[model]):
+        if sentence := why_skipped(MODELS[model]):
             print(f"  skipped: {sentence}")
             continue
         with opened(model) as (shop, judge):

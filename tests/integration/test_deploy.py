@@ -145,7 +145,7 @@ def test_the_autoscalers_ask_for_metrics_that_the_server_has(bundle: Path, tmp_p
 
     deployed(bundle, "kubernetes", tmp_path, capsys, *GIVEN)
     metrics = Metrics()
-    metrics.meter("m", "1", objective=1.0, waiting=lambda: 0).call(size=1, waited=[0.1], seconds=0.1, late=0)
+    metrics.meter("m", "1", objective=1.0, waiting=lambda: 0, programs=lambda: 1).call(size=1, waited=[0.1], seconds=0.1, late=0)
     there = metrics.text()[0].decode()
     texts = [(tmp_path / "autoscaling" / name).read_text() for name in ("keda.yaml", "prometheus-adapter-values.yaml")]
     asked = {name for text in texts for name in re.findall(r"hasten_\w+(?=\{)", text)}
