@@ -31,6 +31,11 @@ OPTIONS: Mapping[str, Mapping[float, Mapping[str, Any]]] = {
         0.5: {"share": 0.53, "time_share": 0.45, "epochs": 2},
         0.7: {"share": 0.9, "time_share": 0.85, "blocks": 3, "epochs": 4},
     },
+    "mobilenetv2": {
+        0.3: {"share": 0.37, "time_share": 0.3, "epochs": 2},
+        0.5: {"share": 0.54, "time_share": 0.46, "blocks": 1, "epochs": 3},
+        0.7: {"share": 0.82, "time_share": 0.74, "blocks": 2, "epochs": 5},
+    },
     "resnet20": {
         0.3: {"share": 0.36, "time_share": 0.25, "blocks": 2, "epochs": 6},
         0.5: {"share": 0.53, "time_share": 0.42, "blocks": 3, "epochs": 8},

@@ -3,13 +3,10 @@
     make bench-train-qat
     python benchmarks/train_qat.py --train
 
-The networks are students: MobileNet-like, built and distilled by hasten from each model. The loss is over the student in float, on the
-certify split. Calibration and quantiser are the same before and after.
+The loss is over the network in float, on the certify split. Calibration and quantiser are the same before and after.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 from common import Figures, figure
 from training import lowered, run
@@ -23,30 +20,24 @@ from hasten.measure.statistics import rate_drop
 from hasten.search.judge import Judge
 from hasten.search.workshop import Workshop
 
-EPOCHS: Mapping[str, int] = {"wide-resnet20": 3, "resnet20": 5}
-WIDTH, DEPTH = 16, 2
+MODELS_HERE = ("mobilenetv2-96px", "mobilenetv2")
 
 
-def student(shop: Workshop, model: str) -> Candidate:
-    technique = get(Technique, "distillation")(student="mobilenet", width=WIDTH, depth=DEPTH, epochs=EPOCHS[model], alpha=0.5)
-    return shop.apply(technique, shop.workload.original)
-
-
-def trained_for_int8(shop: Workshop, model: str) -> Candidate:
-    return shop.apply(get(Technique, "qat-int8")(per_channel=False, epochs=2, alpha=0.5), student(shop, model))
+def trained_for_int8(shop: Workshop) -> Candidate:
+    return shop.apply(get(Technique, "qat-int8")(per_channel=False, epochs=2, alpha=0.5), shop.workload.original)
 
 
 def train(shop: Workshop, model: str) -> None:
-    trained_for_int8(shop, model)
+    trained_for_int8(shop)
 
 
 def measure(shop: Workshop, judge: Judge, model: str) -> Figures:
     runtime, quantiser = get(Runtime, "onnxruntime")(), get(Technique, "static-int8")(per_channel=False)
-    plain = student(shop, model)
+    plain = shop.workload.original
     rows = {
         "float": Trial(candidate=lowered(shop, plain), runtime=runtime),
         "ptq": Trial(candidate=lowered(shop, plain, quantiser), runtime=runtime),
-        "qat": Trial(candidate=lowered(shop, trained_for_int8(shop, model), quantiser), runtime=runtime),
+        "qat": Trial(candidate=lowered(shop, trained_for_int8(shop), quantiser), runtime=runtime),
         "ptq_by_channel": Trial(candidate=lowered(shop, plain, get(Technique, "static-int8")()), runtime=runtime),
     }
     kept = {named: judge.rows(trial, "certify")[1] for named, trial in rows.items()}
@@ -59,4 +50,4 @@ def measure(shop: Workshop, judge: Judge, model: str) -> Figures:
 
 
 if __name__ == "__main__":
-    run("train-qat", "quantisation-aware training where rounding afterwards loses", measure, train)
+    run("train-qat", "quantisation-aware training where rounding afterwards loses", measure, train, models=MODELS_HERE)

@@ -24,9 +24,14 @@ from hasten.search.workshop import Workshop
 
 MODELS: Mapping[str, Case] = {
     "wide-resnet20": Case("examples/fashion_mnist/resnet20.toml", "", brings="fashion_mnist"),
+    "mobilenetv2": Case("examples/fashion_mnist/mobilenetv2.toml", "", brings="fashion_mnist"),
     "resnet20": CASES["resnet20"],
+    "mobilenetv2-96px": CASES["mobilenetv2"],
 }
 """Name -> a job that has a train split."""
+USUAL = ("wide-resnet20", "mobilenetv2", "resnet20")
+SETTINGS: Mapping[str, Mapping[str, str]] = {"mobilenetv2-96px": {"data.train": "cifar10.py:few"}}
+"""What differs from the job file: an epoch of all 50,000 pictures at 96 pixels would take half an hour."""
 PRICED_ON = "onnxruntime"
 """Whose times decide what is cut: the fastest lossless runtime for both networks on the machines of docs/log.md."""
 FINAL = Plan(blocks=5, rounds=12, block_seconds=12.0, warm_up_seconds=1.0, seed=1)
@@ -40,7 +45,8 @@ def opened(name: str) -> Iterator[tuple[Workshop, Judge]]:
     """The workshop of a model; its store outlives the benchmark, so that a stopped one goes on."""
     prepare(MODELS[name].source)
     store = BUNDLES / "stores" / f"train-{name}"
-    with workshop(MODELS[name].source, store=store, seconds=PATIENCE_SECONDS, settings={"train.budget": "10h"}) as (shop, judge):
+    settings = {"train.budget": "10h", **SETTINGS.get(name, {})}
+    with workshop(MODELS[name].source, store=store, seconds=PATIENCE_SECONDS, settings=settings) as (shop, judge):
         shop.priced_on = get(Runtime, PRICED_ON)()
         yield shop, judge
 
@@ -111,14 +117,14 @@ def outcome(shop: Workshop, reference: Trial, answer: Trial, speed: Interval, dr
     }
 
 
-def run(name: str, description: str, measure: Any, train: Any) -> None:
+def run(name: str, description: str, measure: Any, train: Any, models: Sequence[str] = USUAL) -> None:
     """The command line of a benchmark. measure: (shop, judge, model) -> Figures; train: (shop, model), only builds what is trained."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--only", nargs="+", choices=list(MODELS), metavar="NAME", help=", ".join(MODELS))
+    parser.add_argument("--only", nargs="+", choices=models, metavar="NAME", help=", ".join(models))
     parser.add_argument("--train", action="store_true", help="train and stop: what is timed later finds its students in the store")
     arguments = parser.parse_args()
     figures = known_figures(name)
-    for model in arguments.only or MODELS:
+    for model in arguments.only or models:
         print(f"== {model}", flush=True)
         if sentence := why_skipped(MODELS[model]):
             print(f"  skipped: {sentence}")

@@ -32,7 +32,7 @@ def resnet20() -> nn.Module:
             blocks.append(Residual(width, num_out=num_out, stride=stride))
             width = num_out
     network = nn.Sequential(convolution(1, 48, 3, 2), *blocks, Head(width))
-    return trained(network, "resnet20", Plan(epochs=4, learning_rate=3e-3, bfloat16=True))
+    return trained(network, "resnet20", Plan(epochs=4, learning_rate=3e-3, bfloat16=True), described_in=Path(__file__))
 
 
 def train() -> tuple[np.ndarray, np.ndarray]:
@@ -69,19 +69,24 @@ class Head(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
-def convolution(num_in: int, num_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
+def convolution(num_in: int, num_out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
     """Convolution, normalisation, ReLU."""
-    return linear_convolution(num_in, num_out, kernel, stride).append(nn.ReLU())
+    return linear_convolution(num_in, num_out, kernel, stride, groups).append(nn.ReLU())
 
 
-def linear_convolution(num_in: int, num_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
+def linear_convolution(num_in: int, num_out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
     """Convolution, normalisation."""
-    return nn.Sequential(nn.Conv2d(num_in, num_out, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(num_out))
+    conv = nn.Conv2d(num_in, num_out, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(num_out))
 
 
-def trained(network: nn.Module, name: str, plan: Plan) -> nn.Module:
-    """`network` with its weights from the cache folder, trained first where they are not there. Their name changes with this file."""
-    weights = CACHE / f"fashion-{name}-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]}.safetensors"
+def trained(network: nn.Module, name: str, plan: Plan, *, described_in: Path) -> nn.Module:
+    """`network` with its weights from the cache folder, trained first where they are not there.
+
+    described_in: the file of the network; the weights' name changes with it and with this file.
+    """
+    code = b"".join(path.read_bytes() for path in (Path(__file__), described_in))
+    weights = CACHE / f"fashion-{name}-{hashlib.sha256(code).hexdigest()[:8]}.safetensors"
     if not weights.exists():
         preprocess = Job.read(HERE / f"{name}.toml").data.preprocess
         assert preprocess is not None
