@@ -8,6 +8,8 @@ The loss is over the network in float, on the certify split. Calibration and qua
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from common import Figures, figure
 from training import lowered, run
 
@@ -20,15 +22,15 @@ from hasten.measure.statistics import rate_drop
 from hasten.search.judge import Judge
 from hasten.search.workshop import Workshop
 
-MODELS_HERE = ("mobilenetv2-96px", "mobilenetv2")
+EPOCHS: Mapping[str, int] = {"mobilenetv2-96px": 2, "mobilenetv2": 1}
 
 
-def trained_for_int8(shop: Workshop) -> Candidate:
-    return shop.apply(get(Technique, "qat-int8")(per_channel=False, epochs=2, alpha=0.5), shop.workload.original)
+def trained_for_int8(shop: Workshop, model: str) -> Candidate:
+    return shop.apply(get(Technique, "qat-int8")(per_channel=False, epochs=EPOCHS[model], alpha=0.5), shop.workload.original)
 
 
 def train(shop: Workshop, model: str) -> None:
-    trained_for_int8(shop)
+    trained_for_int8(shop, model)
 
 
 def measure(shop: Workshop, judge: Judge, model: str) -> Figures:
@@ -37,7 +39,7 @@ def measure(shop: Workshop, judge: Judge, model: str) -> Figures:
     rows = {
         "float": Trial(candidate=lowered(shop, plain), runtime=runtime),
         "ptq": Trial(candidate=lowered(shop, plain, quantiser), runtime=runtime),
-        "qat": Trial(candidate=lowered(shop, trained_for_int8(shop), quantiser), runtime=runtime),
+        "qat": Trial(candidate=lowered(shop, trained_for_int8(shop, model), quantiser), runtime=runtime),
         "ptq_by_channel": Trial(candidate=lowered(shop, plain, get(Technique, "static-int8")()), runtime=runtime),
     }
     kept = {named: judge.rows(trial, "certify")[1] for named, trial in rows.items()}
@@ -50,4 +52,4 @@ def measure(shop: Workshop, judge: Judge, model: str) -> Figures:
 
 
 if __name__ == "__main__":
-    run("train-qat", "quantisation-aware training where rounding afterwards loses", measure, train, models=MODELS_HERE)
+    run("train-qat", "quantisation-aware training where rounding afterwards loses", measure, train, models=list(EPOCHS))
