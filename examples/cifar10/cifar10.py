@@ -48,9 +48,9 @@ def train() -> tuple[list[bytes], np.ndarray]:
 
 
 def few() -> tuple[list[bytes], np.ndarray]:
-    """The first 3,000 of them: enough where a network only learns to live with 8 bits."""
+    """The first 5,000 of them: enough where a network only learns to live with 8 bits."""
     images, labels = train()
-    return images[:3_000], labels[:3_000]
+    return images[:5_000], labels[:5_000]
 
 
 def trained(network: nn.Module, weights: str) -> nn.Module:

@@ -236,6 +236,24 @@ def test_fake_rounding_watches_then_rounds_then_leaves_what_it_taught(per_channe
     torch.testing.assert_close(up(x), before, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("low", "high"), [(-0.7, 1.9), (0.0, 2.0)])
+def test_rounding_in_one_pass_has_the_gradients_that_autograd_finds(low: float, high: float) -> None:
+    def step_by_step(x: Any, low: Any, high: Any) -> Any:
+        step = (high - low) / 255
+        zero = fake._round(-low / step)
+        return fake._round(torch.clamp(x / step, -zero, 255 - zero)) * step
+
+    generator = torch.Generator().manual_seed(0)
+    x, gradient = (torch.randn(16, 8, 6, 6, generator=generator) for _ in range(2))
+    found = []
+    for function in (step_by_step, fake._between().apply):
+        leaves = [torch.tensor(v, requires_grad=True) for v in (x.tolist(), low, high)]
+        y = function(*leaves)
+        found.append((y.detach(), *torch.autograd.grad(y, leaves, gradient)))
+    for one, other, tolerance in zip(*found, (1e-6, 1e-6, 0.1, 0.1), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=tolerance)
+
+
 def test_a_rounded_weight_has_256_levels_a_channel() -> None:
     torch.manual_seed(0)
     up = lifted(nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU()))

@@ -13,6 +13,34 @@ _LEVELS = 255  # steps between the least and the largest of 8 bits
 
 
 @functools.cache
+def _between() -> Any:
+    """Rounds to 256 levels between two ends, in one pass: written out, autograd takes a dozen of them over every activation."""
+    import torch
+
+    class Between(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+            step = float(high - low) / _LEVELS
+            zero = round(-float(low) / step)
+            y = (x / step).round_().clamp_(-zero, _LEVELS - zero).mul_(step)
+            ctx.save_for_backward(x, y)
+            ctx.ends = -zero * step, (_LEVELS - zero) * step
+            return y
+
+        @staticmethod
+        def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            """Straight through between the ends; to an end what lies beyond it, and the rounding of all that lies between (Esser et al.
+            2020, equation 3, by the chain rule from the step to the ends)."""
+            (x, y), (least, most) = ctx.saved_tensors, ctx.ends
+            below, above = x < least, x > most
+            through = gradient * ~(below | above)
+            rounding = (through * (y - x)).sum() / (most - least)
+            return through, (gradient * below).sum() - rounding, (gradient * above).sum() + rounding
+
+    return Between
+
+
+@functools.cache
 def _classes() -> tuple[type[nn.Module], type[nn.Module]]:
     """Activation and Rounded, made when torch is there."""
     import torch
@@ -37,9 +65,7 @@ def _classes() -> tuple[type[nn.Module], type[nn.Module]]:
                     self.high.copy_(torch.maximum(self.high, x.max()))
                 return x
             low, high = self.low.clamp(max=0), self.high.clamp(min=1e-6)  # zero must be a number of the grid
-            step = (high - low) / _LEVELS
-            zero = _round(-low / step)
-            return (_round(torch.clamp(x / step, -zero, _LEVELS - zero))) * step
+            return _between().apply(x, low, high)  # type: ignore[no-any-return]
 
     class Rounded(nn.Module):
         """A layer whose weight is rounded to signed 8 bits, symmetric, by the largest of each output channel or of all."""
