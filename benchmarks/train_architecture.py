@@ -138,4 +138,4 @@ def rebuilt(description: Mapping[str, Any]) -> Architecture:
 
 
 if __name__ == "__main__":
-    run("train-architecture", "architecture search, priced", measure, train)
+    run("train-architecture", "architecture search, priced", measure, train, ["wide-resnet20"])
