@@ -1,5 +1,5 @@
 """What Torch-Pruning's own example does (its README and examples/cifar: a magnitude pruner with one ratio for all layers, then fine-tuning
-on the labels with SGD), as a technique, so that it is trained, exported, timed and judged like ours."""
+on the labels; here with the optimiser of our own loop), as a technique, so that it is trained, exported, timed and judged like ours."""
 
 from __future__ import annotations
 

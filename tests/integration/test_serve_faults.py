@@ -9,42 +9,24 @@ import io
 import resource
 import signal
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import bundles
-import faulty_server
 import httpx
 import numpy as np
 import psutil
 import pytest
 import serving
 from faulty_runtime import FAIL
-from faulty_server import INFER, ask, asked, outputs, save
+from faulty_server import INFER, ask, asked, outputs
 
 from hasten.bundle.read import Bundle
 from hasten.bundle.write import write
 
 pytest.importorskip("prometheus_client", reason="pip install 'hasten[serve]'")
 WAYS = pytest.mark.parametrize("options", [{}, {"isolate": True}], ids=["here", "replica"])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _plugin() -> Iterator[None]:
-    with faulty_server.registered():
-        yield
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("faulty") / "parts")
-
-
-@pytest.fixture
-def gates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[float, Path]:
-    return faulty_server.make_gates(tmp_path, monkeypatch)
 
 
 def large(width: int) -> tuple[np.ndarray, bytes]:
@@ -68,10 +50,10 @@ def connected(url: str) -> socket.socket:
 
 @pytest.mark.slow
 @WAYS
-def test_a_client_that_reads_nothing_holds_up_nobody_and_costs_no_more_than_its_requests(path: Path, options: dict[str, Any]) -> None:
+def test_a_client_that_reads_nothing_holds_up_nobody_and_costs_no_more_than_its_requests(faulty: Path, options: dict[str, Any]) -> None:
     """It has sent 30 requests of 4 MB each way, as many as the server takes; when it reads at last, what it reads is right."""
     x, request = large(1_000_000)
-    with serving.process(f"m={path}", **options) as (process, (url,)), connected(url) as slow, ThreadPoolExecutor(1) as pool:
+    with serving.process(f"m={faulty}", **options) as (process, (url,)), connected(url) as slow, ThreadPoolExecutor(1) as pool:
         assert outputs(ask(url, (1, 2))) == [2, 4]
         before = psutil.Process(process.pid).memory_info().rss
         sending = pool.submit(lambda: [slow.sendall(request) for _ in range(30)])
@@ -96,9 +78,9 @@ def test_a_client_that_reads_nothing_holds_up_nobody_and_costs_no_more_than_its_
 
 @pytest.mark.slow
 @WAYS
-def test_clients_that_neither_read_nor_send_do_not_keep_the_server_from_stopping(path: Path, options: dict[str, Any]) -> None:
+def test_clients_that_neither_read_nor_send_do_not_keep_the_server_from_stopping(faulty: Path, options: dict[str, Any]) -> None:
     _, request = large(1_000_000)
-    with serving.process(f"m={path}", **options) as (process, (url,)), connected(url) as deaf, connected(url) as mute:
+    with serving.process(f"m={faulty}", **options) as (process, (url,)), connected(url) as deaf, connected(url) as mute:
         children = serving.family(process)
         deaf.sendall(request)
         mute.sendall(request[:-1])
@@ -108,9 +90,9 @@ def test_clients_that_neither_read_nor_send_do_not_keep_the_server_from_stopping
         assert psutil.wait_procs(children, timeout=30)[1] == []
 
 
-def test_a_client_that_sends_byte_by_byte_is_answered_in_the_end_and_others_meanwhile(path: Path) -> None:
+def test_a_client_that_sends_byte_by_byte_is_answered_in_the_end_and_others_meanwhile(faulty: Path) -> None:
     _, request = large(1)
-    with serving.process(f"m={path}") as (_, (url,)), connected(url) as slow:
+    with serving.process(f"m={faulty}") as (_, (url,)), connected(url) as slow:
         slow.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for k in range(len(request)):
             slow.sendall(request[k : k + 1])
@@ -121,10 +103,10 @@ def test_a_client_that_sends_byte_by_byte_is_answered_in_the_end_and_others_mean
 
 @WAYS
 def test_deadlines_that_pass_while_a_batch_is_computed_harm_nobody_in_it(
-    path: Path, gates: dict[float, Path], options: dict[str, Any]
+    faulty: Path, gates: dict[float, Path], options: dict[str, Any]
 ) -> None:
     """Of one call, a sender has gone, another one's time is over, and the others' answers are theirs."""
-    with serving.process(f"m={path}", **options) as (_, (url,)), ThreadPoolExecutor(8) as pool:
+    with serving.process(f"m={faulty}", **options) as (_, (url,)), ThreadPoolExecutor(8) as pool:
         first = pool.submit(ask, url, (-3, 1))
         with gates[-3].open("wb"):
             company = [pool.submit(ask, url, (-4, 1)), pool.submit(ask, url, (5, 6), (7, 8))]
@@ -146,9 +128,9 @@ def test_deadlines_that_pass_while_a_batch_is_computed_harm_nobody_in_it(
 
 
 @WAYS
-def test_a_log_that_cannot_be_written_costs_no_answer(path: Path, options: dict[str, Any]) -> None:
+def test_a_log_that_cannot_be_written_costs_no_answer(faulty: Path, options: dict[str, Any]) -> None:
     """The disk of the log is full: what fails is told to whoever asked all the same."""
-    with open("/dev/full", "w") as full, serving.process(f"m={path}", stderr=full, **options) as (process, (url,)):
+    with open("/dev/full", "w") as full, serving.process(f"m={faulty}", stderr=full, **options) as (process, (url,)):
         children = serving.family(process)
         for k in range(20):
             assert ask(url, (FAIL, 0)).status_code == 500

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import bundles
-import faulty_server
 import httpx
 import numpy as np
 import psutil
@@ -35,22 +34,6 @@ from hasten.serve.staffing import Staffing
 
 pytest.importorskip("prometheus_client", reason="pip install 'hasten[serve]'")
 LOAD = "/v2/repository/models/m/load"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _plugin() -> Iterator[None]:
-    with faulty_server.registered():
-        yield
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("faulty") / "parts")
-
-
-@pytest.fixture
-def gates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[float, Path]:
-    return faulty_server.make_gates(tmp_path, monkeypatch)
 
 
 def ready(url: str) -> float:
@@ -92,24 +75,24 @@ def test_they_answer_what_this_process_would_to_the_bit(tmp_path: Path, kind: st
         np.testing.assert_equal(there.run_as_certified(cases[0]), here.run_as_certified(cases[0]))
 
 
-def test_an_answer_stays_when_the_next_one_comes(path: Path) -> None:
-    with pair(path, count=1) as (_, there):
+def test_an_answer_stays_when_the_next_one_comes(faulty: Path) -> None:
+    with pair(faulty, count=1) as (_, there):
         first, second = ({"x": np.full((3, 2), value, np.float32)} for value in (1, 5))
         answers = [there.run(first)["y"], there.run(second)["y"]]
         np.testing.assert_array_equal(answers[0], np.full((3, 2), 2))
         np.testing.assert_array_equal(answers[1], np.full((3, 2), 10))
 
 
-def test_what_a_program_raises_reaches_who_asked_and_ends_nothing(path: Path) -> None:
-    with pair(path, count=1) as (_, there):
+def test_what_a_program_raises_reaches_who_asked_and_ends_nothing(faulty: Path) -> None:
+    with pair(faulty, count=1) as (_, there):
         for _ in range(3):
             with pytest.raises(HastenError, match=r"program: raised ZeroDivisionError\."):
                 there.run({"x": np.full((1, 2), FAIL, np.float32)})
             assert there.run({"x": np.ones((1, 2), np.float32)})["y"].tolist() == [[2, 2]]
 
 
-def test_a_process_that_cannot_load_says_why_and_none_is_left(path: Path, tmp_path: Path) -> None:
-    other = shutil.copytree(path, tmp_path / "other")
+def test_a_process_that_cannot_load_says_why_and_none_is_left(faulty: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(faulty, tmp_path / "other")
     bundle = Bundle.open(other)
     (other / "program/factor").write_text("3")
     with pytest.raises(BundleError, match="program/factor: was changed after it was written"):
@@ -121,17 +104,17 @@ def test_a_process_that_cannot_load_says_why_and_none_is_left(path: Path, tmp_pa
     assert psutil.Process().children() == []
 
 
-def test_a_call_that_ends_its_process_is_lost_and_others_are_not(path: Path) -> None:
-    with pair(path) as (_, there):
+def test_a_call_that_ends_its_process_is_lost_and_others_are_not(faulty: Path) -> None:
+    with pair(faulty) as (_, there):
         with pytest.raises(ReplicaLost, match="was lost with the process that computed it, which was ended by SIGSEGV"):
             there.run({"x": np.full((1, 2), CRASH, np.float32)})
         for _ in range(5):
             assert there.run({"x": np.ones((1, 2), np.float32)})["y"].tolist() == [[2, 2]]
 
 
-def test_a_process_that_does_not_answer_is_ended_and_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_does_not_answer_is_ended_and_replaced(faulty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "PATIENCE_SECONDS", 3.0)
-    with pair(path, count=1) as (_, there):
+    with pair(faulty, count=1) as (_, there):
         (child,) = psutil.Process().children()
         child.suspend()
         with pytest.raises(ReplicaLost, match="ended by SIGKILL"):
@@ -145,9 +128,9 @@ def test_a_process_that_does_not_answer_is_ended_and_replaced(path: Path, monkey
 
 @pytest.mark.parametrize("options", [{"replicas": 2}, {"isolate": True}], ids=["two", "one"])
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
-def test_no_process_and_no_memory_is_left_whatever_ends_the_server(path: Path, options: dict[str, Any], kind: signal.Signals) -> None:
+def test_no_process_and_no_memory_is_left_whatever_ends_the_server(faulty: Path, options: dict[str, Any], kind: signal.Signals) -> None:
     names = set(os.listdir("/dev/shm"))
-    with serving.process(f"m={path}", **options) as (server, (url,)):
+    with serving.process(f"m={faulty}", **options) as (server, (url,)):
         children = serving.family(server)
         assert len(children) == options.get("replicas", 1)
         assert outputs(ask(url, (1, 2), (3, 4))) == [2, 4, 6, 8]
@@ -160,10 +143,10 @@ def test_no_process_and_no_memory_is_left_whatever_ends_the_server(path: Path, o
     assert set(os.listdir("/dev/shm")) == names
 
 
-def test_who_was_taken_is_answered_when_all_its_processes_are_told_to_stop(path: Path, gates: dict[float, Path]) -> None:
+def test_who_was_taken_is_answered_when_all_its_processes_are_told_to_stop(faulty: Path, gates: dict[float, Path]) -> None:
     """As an init system does it, which tells the whole group. A server that is killed meanwhile leaves none of them in its call."""
     for kill in (False, True):
-        with serving.process(f"m={path}", replicas=2) as (server, (url,)), ThreadPoolExecutor(1) as pool:
+        with serving.process(f"m={faulty}", replicas=2) as (server, (url,)), ThreadPoolExecutor(1) as pool:
             children = serving.family(server)
             first = pool.submit(ask, url, (-3, 1))
             with gates[-3].open("wb"):  # its call is under way
@@ -180,8 +163,8 @@ def test_who_was_taken_is_answered_when_all_its_processes_are_told_to_stop(path:
                 assert psutil.wait_procs(children, timeout=30)[1] == []
 
 
-def test_a_request_computes_while_another_does(path: Path, gates: dict[float, Path]) -> None:
-    with serving.process(f"m={path}", replicas=2) as (_, (url,)), ThreadPoolExecutor(2) as pool:
+def test_a_request_computes_while_another_does(faulty: Path, gates: dict[float, Path]) -> None:
+    with serving.process(f"m={faulty}", replicas=2) as (_, (url,)), ThreadPoolExecutor(2) as pool:
         first = pool.submit(ask, url, (-3, 1))
         with gates[-3].open("wb"):
             second = pool.submit(ask, url, (-4, 1))
@@ -190,9 +173,9 @@ def test_a_request_computes_while_another_does(path: Path, gates: dict[float, Pa
         assert [outputs(first.result()), outputs(second.result())] == [[-6, 2], [-8, 2]]
 
 
-def test_a_killed_replica_takes_no_request_along(path: Path, gates: dict[float, Path]) -> None:
+def test_a_killed_replica_takes_no_request_along(faulty: Path, gates: dict[float, Path]) -> None:
     """The one under way is computed by the other one, and the killed one comes back."""
-    with serving.process(f"m={path}", replicas=2) as (server, (url,)), ThreadPoolExecutor(2) as pool:
+    with serving.process(f"m={faulty}", replicas=2) as (server, (url,)), ThreadPoolExecutor(2) as pool:
         first = pool.submit(ask, url, (-3, 1))
         with gates[-3].open("wb"):
             (busy,) = _inside(server, gates[-3])
@@ -205,8 +188,8 @@ def test_a_killed_replica_takes_no_request_along(path: Path, gates: dict[float, 
         assert len(serving.family(server)) == 2
 
 
-def test_the_only_replica_comes_back_and_answers_who_waited(path: Path, gates: dict[float, Path]) -> None:
-    with serving.process(f"m={path}", isolate=True) as (server, (url,)), ThreadPoolExecutor(4) as pool:
+def test_the_only_replica_comes_back_and_answers_who_waited(faulty: Path, gates: dict[float, Path]) -> None:
+    with serving.process(f"m={faulty}", isolate=True) as (server, (url,)), ThreadPoolExecutor(4) as pool:
         waiting = [pool.submit(ask, url, (-3, 1))]
         with gates[-3].open("wb"):
             waiting += [pool.submit(ask, url, (k, k)) for k in range(2)]
@@ -224,8 +207,8 @@ def test_the_only_replica_comes_back_and_answers_who_waited(path: Path, gates: d
         assert httpx.get(f"{url}/v2/health/ready").status_code == 200
 
 
-def test_a_request_that_ends_processes_is_refused_and_its_company_is_answered(path: Path, gates: dict[float, Path]) -> None:
-    with serving.process(f"m={path}", replicas=2) as (_, (url,)), ThreadPoolExecutor(8) as pool:
+def test_a_request_that_ends_processes_is_refused_and_its_company_is_answered(faulty: Path, gates: dict[float, Path]) -> None:
+    with serving.process(f"m={faulty}", replicas=2) as (_, (url,)), ThreadPoolExecutor(8) as pool:
         held = [pool.submit(ask, url, (-3, 1))]
         with gates[-3].open("wb"):
             held.append(pool.submit(ask, url, (-4, 1)))
@@ -242,8 +225,8 @@ def test_a_request_that_ends_processes_is_refused_and_its_company_is_answered(pa
         serving.until(lambda: ready(url) == 2, "both answer again")
 
 
-def test_a_program_that_crashes_again_and_again_is_refused_at_once_with_the_reason(path: Path) -> None:
-    with serving.process(f"m={path}", isolate=True) as (server, (url,)):
+def test_a_program_that_crashes_again_and_again_is_refused_at_once_with_the_reason(faulty: Path) -> None:
+    with serving.process(f"m={faulty}", isolate=True) as (server, (url,)):
         replies = []
 
         def refused() -> bool:
@@ -258,7 +241,7 @@ def test_a_program_that_crashes_again_and_again_is_refused_at_once_with_the_reas
 
 
 @pytest.mark.slow
-def test_kills_under_load_lose_no_request(path: Path) -> None:
+def test_kills_under_load_lose_no_request(faulty: Path) -> None:
     """Eight connections ask without a pause while replicas are killed, each as soon as both answer: every answer is there, and right."""
     stop, wrong = threading.Event(), list[str]()
 
@@ -274,7 +257,7 @@ def test_kills_under_load_lose_no_request(path: Path) -> None:
         return count
 
     kills = 6
-    with serving.process(f"m={path}", replicas=2) as (server, (url,)), ThreadPoolExecutor(8) as pool:
+    with serving.process(f"m={faulty}", replicas=2) as (server, (url,)), ThreadPoolExecutor(8) as pool:
         clients = [pool.submit(asking, number) for number in range(8)]
         try:
             for kill in range(kills):
@@ -307,9 +290,9 @@ def _open(pid: int) -> set[str]:
 
 
 @pytest.fixture
-def served(path: Path, tmp_path: Path) -> Iterator[tuple[Any, str, Path]]:
+def served(faulty: Path, tmp_path: Path) -> Iterator[tuple[Any, str, Path]]:
     """A server of a copy of the bundle, with two replicas, that may be loaded anew."""
-    current = shutil.copytree(path, tmp_path / "current")
+    current = shutil.copytree(faulty, tmp_path / "current")
     with serving.process(f"m={current}", replicas=2, allow_reload=True) as (server, (url,)):
         yield server, url, current
 
@@ -319,7 +302,7 @@ def become(folder: Path, other: Path) -> None:
     shutil.copytree(other, folder)
 
 
-def test_a_reload_replaces_the_processes_and_a_bad_one_changes_nothing(served: tuple[Any, str, Path], path: Path, tmp_path: Path) -> None:
+def test_a_reload_replaces_the_processes_and_a_bad_one_changes_nothing(served: tuple[Any, str, Path], faulty: Path, tmp_path: Path) -> None:
     server, url, current = served
     first = set(serving.family(server))
     become(current, save(tmp_path / "three", factor=3))
@@ -353,8 +336,8 @@ def test_a_replica_does_not_come_back_as_another_version(served: tuple[Any, str,
     assert {tuple(outputs(ask(url, (1, 2)))) for _ in range(20)} == {(3, 6)}
 
 
-def test_each_replica_counts_in_the_memory_budget(path: Path) -> None:
-    bundle = Bundle.open(path)
+def test_each_replica_counts_in_the_memory_budget(faulty: Path) -> None:
+    bundle = Bundle.open(faulty)
     create_app(bundle, memory_bytes=1.5 * footprint(bundle))
     with pytest.raises(NotPossibleHere, match="--memory: must be at least"):
         create_app(bundle, memory_bytes=1.5 * footprint(bundle), staffing=Staffing(count=2))
@@ -377,9 +360,9 @@ def test_each_has_cores_of_its_own(cores: int, count: int) -> None:
     assert [part_of([4, 6], number, 3) for number in range(3)] == [[4], [6], [4]], "more than there are cores take turns"
 
 
-def test_asked_for_is_what_there_is(path: Path) -> None:
+def test_asked_for_is_what_there_is(faulty: Path) -> None:
     for wanted, programs in ((Staffing(), 0), (Staffing.read("3"), 3), (Staffing.read(1, isolated=True), 1)):
-        with Bundle.open(path) as bundle:
+        with Bundle.open(faulty) as bundle:
             replicas = wanted.open(bundle, objective=np.inf)
             assert len(psutil.Process().children()) == programs == (replicas.count if replicas else 0)
             assert wanted.most(bundle) == max(programs, 1)
@@ -390,14 +373,14 @@ def test_asked_for_is_what_there_is(path: Path) -> None:
 
 
 @pytest.mark.skipif(usable_cores() < 2, reason="one core is for one program")
-def test_as_many_as_pay_are_those_that_measure_faster(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_as_pay_are_those_that_measure_faster(faulty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A doubling takes less than its request does: processes bring it nothing. Where a gain is not asked for, there is one a core."""
-    with Bundle.open(path) as bundle:
+    with Bundle.open(faulty) as bundle:
         assert Staffing(count=None).open(bundle, objective=np.inf) is None
     monkeypatch.setattr(staffing, "FRONT_SECONDS", 0.0)
     for gain, programs in ((0.0, usable_cores()), (1e9, 0)):
         monkeypatch.setattr(staffing, "GAIN", gain)
-        with Bundle.open(path) as bundle:
+        with Bundle.open(faulty) as bundle:
             Staffing(count=None).open(bundle, objective=np.inf)
             assert len(psutil.Process().children()) == programs
             assert bundle.run({"x": np.ones((1, 2), np.float32)})["y"].tolist() == [[2, 2]]

@@ -183,10 +183,10 @@ def test_pushed_scales_are_the_penalty_and_end_smaller(model: ReferenceModel, tm
         batch = next(student.batches.epoch(0))
         plain = student.loss(student.module, batch).item()
         student.sparsity = sparsity
-        size = sum(float(scale.abs().sum()) for scale in scales(student.module))
+        size = sum(scale.abs().sum().item() for scale in scales(student.module))
         assert student.loss(student.module, batch).item() == pytest.approx(plain + sparsity * size, rel=1e-5)
         student.learn(Plan(epochs=3, learning_rate=1e-2))
-        sizes.append(sum(float(scale.abs().sum()) for scale in scales(student.module)))
+        sizes.append(sum(scale.abs().sum().item() for scale in scales(student.module)))
     assert sizes[1] < 0.9 * sizes[0]
 
 

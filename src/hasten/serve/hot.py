@@ -51,11 +51,9 @@ def protocol(app: Starlette) -> type[asyncio.Protocol] | Literal["auto"]:
 
 
 @functools.cache
-def _protocol() -> type[HttpToolsProtocol]:
-    """The classes, made when httptools is known to be there."""
-    import httptools
+def _cycle_class() -> Any:
+    """Cycle, made when httptools is known to be there."""
     from uvicorn.protocols.http import httptools_impl as uvicorn_http
-    from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
     class Cycle(uvicorn_http.RequestResponseCycle):
         """One request that is answered here. Whoever leaves before cancels its task."""
@@ -121,13 +119,25 @@ def _protocol() -> type[HttpToolsProtocol]:
             self.on_response()
             return True
 
+    return Cycle
+
+
+@functools.cache
+def _protocol() -> type[HttpToolsProtocol]:
+    """Protocol, likewise."""
+    import httptools
+    from uvicorn.protocols.http import httptools_impl as uvicorn_http
+    from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+
+    Cycle = _cycle_class()
+
     class Protocol(uvicorn_http.HttpToolsProtocol):
         hot: tuple[Route, ...] = ()
         door: Door
         broken: str | None = None  # what to tell of bytes that are no HTTP, when those before them are answered
 
         keeper: Doorkeeper | None = None
-        begun: tuple[Cycle, Any] | None = None  # a request whose head came with the bytes that are being read, and its route
+        begun: tuple[Any, Any] | None = None  # a request whose head came with the bytes that are being read, and its route
 
         def data_received(self, data: bytes) -> None:
             if self.broken is None:
@@ -137,7 +147,7 @@ def _protocol() -> type[HttpToolsProtocol]:
                 if not cycle.disconnected:
                     self._begin(cycle, route)
 
-        def _begin(self, cycle: Cycle, route: Any) -> None:
+        def _begin(self, cycle: Any, route: Any) -> None:
             """Answer a request: at once where it came whole and is refused, else in a task."""
             whole = not (cycle.more_body or self.flow.write_paused)
             refusal = self.keeper.refusal(cycle.scope, cycle.body) if whole and self.keeper is not None else None
@@ -221,7 +231,7 @@ def _protocol() -> type[HttpToolsProtocol]:
                     return route
             return None
 
-        def _cycle(self, version: str) -> Cycle:
+        def _cycle(self, version: str) -> Any:
             cycle = Cycle(
                 scope=self.scope,
                 transport=self.transport,

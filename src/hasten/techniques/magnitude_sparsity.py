@@ -61,7 +61,8 @@ class MagnitudeSparsity(Technique):
         def after_step(done: float, loss: float) -> None:
             make_sparse(student.module, rising(done, self.share), self.pattern)
 
-        fit(student.module, student.batches, student.loss, plan, checkpoint=student.training.checkpoint, tell=after_step)
+        checkpoint = student.training.checkpoint
+        student.note(fit(student.module, student.batches, student.loss, plan, checkpoint=checkpoint, tell=after_step))
         make_sparse(student.module, self.share, self.pattern)
         return candidate.then(self.step(), student.export(context.folder), adds=self.adds, lossless=False, notes=student.notes)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .cut import Cut, find_sites
+from .lift import layer_of
 
 if TYPE_CHECKING:
     from torch import fx, nn
@@ -94,19 +95,15 @@ def _norm(module: fx.GraphModule, node: fx.Node) -> Any:
     """The layer normalisation that the node calls, or None."""
     from torch import nn
 
-    layer = _layer(module, node)
+    layer = layer_of(module, node)
     return layer if isinstance(layer, nn.LayerNorm) else None
-
-
-def _layer(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return module.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def _undropped(module: fx.GraphModule, node: fx.Node) -> fx.Node:
     """The node, or what it drops numbers of in training."""
     from torch import nn
 
-    while isinstance(_layer(module, node), nn.Dropout):
+    while isinstance(layer_of(module, node), nn.Dropout):
         (node,) = node.all_input_nodes
     return node
 
@@ -135,7 +132,7 @@ def _comes_from(module: fx.GraphModule, branch: fx.Node, source: fx.Node) -> boo
     for node in module.graph.nodes:  # in the order of computing
         if node in above and through & set(node.all_input_nodes):
             through.add(node)
-    beside = [node for node in above - through if _layer(module, node) is not None]
+    beside = [node for node in above - through if layer_of(module, node) is not None]
     return not any(node.op == "placeholder" for node in _above(beside, until=source))
 
 

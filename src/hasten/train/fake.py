@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from .lift import layer_of
+
 if TYPE_CHECKING:
     import torch
     from torch import fx, nn
@@ -97,7 +99,7 @@ def insert(module: fx.GraphModule, *, per_channel: bool) -> None:
     activation, rounded = _classes()
     made: dict[Any, Any] = {}
     for node in list(module.graph.nodes):
-        layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        layer = layer_of(module, node)
         if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear | rounded):
             continue
         source = node.all_input_nodes[0]

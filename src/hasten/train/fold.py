@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .lift import layer_of
+
 if TYPE_CHECKING:
-    from torch import fx, nn
+    from torch import fx
 
 
 def fold_norms(module: fx.GraphModule) -> int:
@@ -15,11 +17,11 @@ def fold_norms(module: fx.GraphModule) -> int:
 
     folded, norms = 0, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
     for node in list(module.graph.nodes):
-        norm = _layer(module, node)
+        norm = layer_of(module, node)
         if not isinstance(norm, norms):
             continue
         source = node.all_input_nodes[0]
-        layer = _layer(module, source)
+        layer = layer_of(module, source)
         calls = sum(n.op == "call_module" and n.target == source.target for n in module.graph.nodes)
         if len(source.users) > 1 or calls > 1 or not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
             continue
@@ -31,7 +33,3 @@ def fold_norms(module: fx.GraphModule) -> int:
     module.delete_all_unused_submodules()
     module.recompile()
     return folded
-
-
-def _layer(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return module.get_submodule(str(node.target)) if node.op == "call_module" else None

@@ -81,6 +81,11 @@ def flat_outputs(outputs: Any) -> tuple[torch.Tensor, ...]:
     return tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)
 
 
+def layer_of(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    """The layer that a node of the module's graph calls; None where it calls none."""
+    return module.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
 def _layer(flat: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Module, tuple[fx.Node, ...]] | None:
     """Name, layer and inputs of what the node computes, or None where it has no weights of its own."""
     import torch

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .lift import layer_of
+
 if TYPE_CHECKING:
     from torch import fx, nn
 
@@ -22,7 +24,7 @@ def fixed(module: fx.GraphModule) -> list[nn.Module]:
             if source in seen:
                 continue
             seen.add(source)
-            layer = _layer(module, source)
+            layer = layer_of(module, source)
             if layer is not None and hasattr(layer, "weight"):
                 found.append(layer)
             if layer is None or not (hasattr(layer, "in_features") or hasattr(layer, "in_channels")):
@@ -52,7 +54,7 @@ def _parts(module: fx.GraphModule, node: fx.Node) -> bool:
     if len(shape) != len(before) + 1 or shape[-2] != -1 or not isinstance(shape[-1], int):
         return False
     source: Any = node.args[0]
-    return hasattr(_layer(module, source), "in_features") and len(source.users) == 1
+    return hasattr(layer_of(module, source), "in_features") and len(source.users) == 1
 
 
 def _joins(node: fx.Node) -> bool:
@@ -69,7 +71,7 @@ def _region(module: fx.GraphModule, start: fx.Node) -> set[fx.Node]:
         if node is not start and _joins(node):
             continue
         for user in node.users:
-            dropout = "Dropout" in type(_layer(module, user)).__name__
+            dropout = "Dropout" in type(layer_of(module, user)).__name__
             if not (dropout or _joins(user) or _is(user, *(f"aten.{name}." for name in (*_BY_HEAD, *_ATTENTION)))):
                 return set()
             if user not in region:
@@ -83,10 +85,6 @@ def _alone(region: set[fx.Node], known: set[fx.Node]) -> bool:
     parted = {node for node in region if len(_shapes(node)[0]) == len(_shapes(node)[1]) + 1}
     outside = {source for node in region - parted for source in node.all_input_nodes} - known
     return all(len(s.meta["val"].shape) < 4 or s.meta["val"].shape[1] == 1 for s in outside if hasattr(s.meta.get("val"), "shape"))
-
-
-def _layer(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return module.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def _is(node: fx.Node, *words: str) -> bool:

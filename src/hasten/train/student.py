@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -133,11 +134,16 @@ class Student:
             learner = features.tapped(self.module, width=asked.width if self.features else None, seed=plan.seed)
         plan = replace(plan, bfloat16=plan.bfloat16 or self.training.bfloat16)
         losses = fit(learner, self.batches if batches is None else batches, self.loss, plan, checkpoint=checkpoint)
-        if losses and batches is None:
-            self.notes.append(f"trained for {len(losses)} epochs, loss {losses[0]:.3g} in the first and {losses[-1]:.3g} in the last")
+        if batches is None:
+            self.note(losses)
         if learner is not self.module:
             learner.tap.remove()
         return losses
+
+    def note(self, losses: Sequence[float]) -> None:
+        """Tell of a training, by the loss of each epoch."""
+        if losses:
+            self.notes.append(f"trained for {len(losses)} epochs, loss {losses[0]:.3g} in the first and {losses[-1]:.3g} in the last")
 
     def example(self) -> tuple[torch.Tensor, ...]:
         """A few samples of each input, [4, ...]: enough to trace with, and to see that it runs."""
