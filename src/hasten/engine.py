@@ -123,7 +123,8 @@ def ask(job: Job, workload: Workload, target: Target, study: Study, crew: Crew) 
     facts = frozenset(fact for _, facts in findings for fact in facts)
     train = workload.splits.train if job.train.budget else None
     return Profile(
-        machine=crew.machine, target=target, facts=facts, objective=job.search.objective, num_train=len(train) if train is not None else 0
+        machine=crew.machine, target=target, facts=facts, objective=job.search.objective, num_train=len(train) if train is not None else 0,
+        train_seconds=job.train.budget,
     )  # fmt: skip
 
 

@@ -14,11 +14,12 @@ import pytest
 from hasten.core.candidate import Candidate, Floor
 from hasten.core.candidate import Step as Done
 from hasten.core.machine import this_machine
+from hasten.core.registry import find
 from hasten.core.seams import Context, Forecast, Profile, Target, Technique, option
 from hasten.core.signature import Signature, TensorSpec
 from hasten.runtimes.null import Null
 from hasten.search.forecast import Physics, Surrogate, expected_improvement, share_right
-from hasten.search.planner import Incumbent, Outcome, Planner, Step, neighbours, variants
+from hasten.search.planner import Incumbent, Outcome, Planner, Step, chance, neighbours, variants
 
 SPEC = TensorSpec(name="x", dtype="float32", shape=(None, 4))
 GRAPH = Candidate(
@@ -188,6 +189,24 @@ def test_training_is_paid_from_its_own_purse_and_time_is_kept_for_what_it_makes(
     assert plan.ranked([cheap, learner], Incumbent(), 20.0, train_left=100.0) == [cheap, learner]  # cheap: 3 s, kept: four programs of 2 s
     assert plan.ranked([cheap, learner], Incumbent(), 10.0, train_left=100.0) == [learner]
     assert plan.ranked([cheap, learner], Incumbent(), 10.0, train_left=0.0) == [cheap]
+
+
+def test_what_was_right_says_something_of_less_and_what_was_wrong_of_more() -> None:
+    untold = [chance(risk, []) for risk in (0.0, 0.3, 0.5, 0.9)]
+    assert untold == sorted(untold, reverse=True)
+    assert untold[0] == share_right([])
+    assert chance(0.3, [(0.5, 1.0)]) == share_right([1.0]) > chance(0.9, [(0.5, 1.0)]) > chance(0.9, [])
+    assert chance(0.7, [(0.5, 0.0)]) < chance(0.7, []) == chance(0.7, [(0.9, 0.0)])
+
+
+def test_training_is_as_long_as_a_quarter_of_its_time_allows() -> None:
+    short, long = (replace(PROFILE, num_train=100, epoch_seconds=10.0, train_seconds=seconds) for seconds in (100.0, 10_000.0))
+    for kind in (kind for kind in find(Technique).values() if kind.trains and kind.name != "architecture-search"):
+        asked = [kind.space(profile) for profile in (short, long)]
+        base = replace(GRAPH, floor=kind.floor, facts=GRAPH.facts | kind.needs)
+        few, many = (variants([kind], profile, base) for profile in (short, long))
+        assert [v.options().get("epochs") for v in few] == [1] * len(few)
+        assert many == [v for v in asked[1] if v.fits(base, long) is None]
 
 
 def test_nothing_is_taken_that_cannot_beat_what_is_there() -> None:

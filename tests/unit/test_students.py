@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -66,6 +66,15 @@ class Prune(Planned):
     trains: ClassVar[bool] = True
 
 
+class Teach(Planned):
+    name: ClassVar[str] = "teach"
+    floor: ClassVar[Floor] = Floor.MODULE
+    trains: ClassVar[bool] = True
+    heals: ClassVar[frozenset[str]] = frozenset({"pruned"})
+    forbids: ClassVar[frozenset[str]] = frozenset({"taught"})
+    adds: ClassVar[frozenset[str]] = frozenset({"taught"})
+
+
 def rounded(base: Candidate = GRAPH, speedup: float = 2.0) -> tuple[Trial, Step]:
     technique = Round()
     made = base.then(technique.step(), Path("int8.onnx"), adds=technique.adds, lossless=False)
@@ -112,6 +121,22 @@ def test_a_trained_model_that_may_be_right_is_a_base_and_another_is_not() -> Non
     assert base.log_factor == pytest.approx(math.log(1.5 * 1.2))  # in its own runtime, where the original is slower than the reference
     (rescue,) = students.rescues([Rehearse], [rounded(graph, 3.0)], PROFILE)
     assert rescue.candidate == module
+
+
+def test_a_trained_model_that_lost_too_much_is_trained_for_longer_once() -> None:
+    students = Students(Base(module=MODULE, graph=GRAPH))
+    step = Step(candidate=MODULE, technique=Prune(), runtime=Null())
+    module = MODULE.then(Prune().step(), Path("pruned.pt2"), adds=frozenset({"pruned"}), lossless=False)
+    students.built(step.build_key, module)
+    trial = Trial(candidate=module.then(Done(name="export"), Path("pruned.onnx"), floor=Floor.GRAPH), runtime=Null())
+    assert list(students.rescues([Teach], [(trial, step)], PROFILE)) == []  # it is not known to be fast
+    trial = replace(trial, speedup=rounded()[0].speedup)
+    (longer,) = students.rescues([Teach], [(trial, step)], PROFILE)
+    assert (longer.candidate, longer.technique, longer.then) == (module, Teach(), None)
+    taught = module.then(Teach().step(), Path("taught.pt2"), adds=Teach.adds, lossless=False)
+    students.built(longer.build_key, taught)
+    trial = replace(trial, candidate=taught.then(Done(name="export"), Path("taught.onnx"), floor=Floor.GRAPH))
+    assert list(students.rescues([Teach], [(trial, longer)], PROFILE)) == []
 
 
 def test_steps_that_do_other_things_afterwards_are_other_steps() -> None:

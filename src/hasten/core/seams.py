@@ -58,7 +58,8 @@ class Profile:
 
     facts: answers of the doctor's checks (`u8s8-saturates`); operators: how many of each operator the graph holds,
     known once the graph exists; objective: latency, throughput, size, memory or energy; num_train: samples that may be trained
-    on, 0 where there are none or no time was given for it; epoch_seconds: of one pass over them with a teacher beside.
+    on, 0 where there are none or no time was given for it; epoch_seconds: of one pass over them with a teacher beside; train_seconds: that
+    all training together may take.
     """
 
     machine: Machine
@@ -69,6 +70,7 @@ class Profile:
     num_calibration: int = 0
     num_train: int = 0
     epoch_seconds: float = 0.0
+    train_seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +78,15 @@ class Forecast:
     """What a technique promises before it is tried.
 
     speedup: over the same runtime's float32 program (1 = none), for where nothing can be measured; seconds: to build; int8_operators: kinds
-    of operators (ONNX names) that it computes in 8 bits, whose gain here is measured; smaller: how many times fewer bytes ship.
+    of operators (ONNX names) that it computes in 8 bits, whose gain here is measured; smaller: how many times fewer bytes ship; risk: how
+    much it takes away, 0..1, to be compared among variants of one technique: what is right at one is right at less.
     """
 
     speedup: float
     seconds: float
     int8_operators: frozenset[str] = frozenset()
     smaller: float = 1.0
+    risk: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,15 +184,17 @@ class Technique(_Options, ABC):
     """One way to make a model smaller or faster. A frozen dataclass; its fields are its options.
 
     floor: where it works; needs, forbids: facts that the candidate must or must not have; adds: facts after it;
-    lossless: outputs change by rounding only; trains: it needs the train split, and time of train.budget; rescues: facts of
-    candidates that lose too much, and that it makes lose less where it comes before; prices: it asks what layers of every width take
-    here (Training.widths); packages: distributions whose versions decide the result.
+    lossless: outputs change by rounding only; trains: it needs the train split, and time of train.budget, and has an option `epochs`;
+    rescues: facts of candidates that lose too much, and that it makes lose less where it comes before; heals: facts of trained models
+    that lose too much, and that it makes lose less by what it does afterwards; prices: it asks what layers of every width take here
+    (Training.widths); packages: distributions whose versions decide the result.
     """
 
     floor: ClassVar[Floor] = Floor.GRAPH
     lossless: ClassVar[bool] = False
     trains: ClassVar[bool] = False
     rescues: ClassVar[frozenset[str]] = frozenset()
+    heals: ClassVar[frozenset[str]] = frozenset()
     prices: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     forbids: ClassVar[frozenset[str]] = frozenset()

@@ -235,14 +235,15 @@ class Explorer:
         return 0.0 if ours is None or theirs is None else 0.5 * (theirs - ours)
 
     def _rescues(self) -> Iterator[Step]:
-        kinds = [kind for kind in self.space.techniques if kind.rescues]
+        kinds = [kind for kind in self.space.techniques if kind.rescues or kind.heals]
         unsure = {key for key, right in self.tryout.rightness.items() if right < LIKELY}
         made = [(self.study.trials[key], step) for key, step in self._came_by.items() if key in unsure]
         return self.students.rescues(kinds, made, self.profile)
 
     def _applied(self, base: Candidate, log_factor: float = 0.0) -> Iterator[Step]:
         """Every technique that changes outputs on `base`, in every runtime. log_factor: how much faster it is than the original."""
-        for technique in variants([k for k in self.space.techniques if not k.rescues], self.profile, base):
+        kinds = [k for k in self.space.techniques if not k.rescues and not k.heals & base.facts]
+        for technique in variants(kinds, self.profile, base):
             for kind in self.space.runtimes:
                 runtime = self._knobs.get(kind, kind())
                 step = Step(candidate=base, technique=technique, runtime=runtime, base_log_speedup=log_factor)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import numpy as np
 
@@ -24,7 +25,9 @@ WORTH = 0.005
 _TECHNIQUE, _PAIR, _RUNTIME, _VARIANT, _KNOB = 0.12, 0.25, 0.08, 0.04, 0.10  # scales of effects on a log speed-up
 _EIGHT_BITS = 0.25  # what this model gains by them, on any runtime: its layers are not those that were timed for the forecast
 _PROGRAMS_A_STUDENT = 4  # that are looked at of a trained model: in float and in 8 bits, on more than one runtime
+_STUDENTS = 4  # that the time for training is shared among, at the least
 _BELIEF = 2.0  # outcomes that a chance which is known beforehand counts for
+_HALF = 0.5
 _WIDTH = 1.645  # of a 90 % range, in standard deviations
 _FAR = 3.0  # standard deviations from its forecast at which an outcome is no longer one of many effects, but a missing kernel
 
@@ -137,7 +140,7 @@ class Planner:
     noise: float = 0.03
     _surrogate: Surrogate = field(init=False)
     _built: set[str] = field(default_factory=set)
-    _right: dict[str, list[float]] = field(default_factory=dict)  # by technique
+    _right: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # by technique: what was risked, and how it ended
     _candidate_right: dict[str, float] = field(default_factory=dict)  # by build
     _contenders: dict[str, list[Step]] = field(default_factory=dict)  # what was faster than the reference and is not surely wrong, by build
     _build_logs: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})  # of techniques that train, and of others
@@ -203,7 +206,8 @@ class Planner:
             is_far = abs(residual - mean) > _FAR * deviation
             self._surrogate.learn(step.own_effects if is_far else step.effects, residual)
         if step.technique is not None and outcome.right is not None:
-            self._right.setdefault(step.technique.name, []).append(outcome.right)
+            risk = step.technique.expects(self.profile).risk
+            self._right.setdefault(step.technique.name, []).append((risk, outcome.right))
             self._candidate_right[step.build_key] = outcome.right
         if outcome.build_seconds > 0 and step.technique is not None:
             self._build_logs[step.technique.trains].append(math.log(outcome.build_seconds / step.technique.expects(self.profile).seconds))
@@ -232,9 +236,12 @@ class Planner:
         if step.build_key in self._candidate_right:  # the same numbers on another runtime, or with other knobs
             return 0.1 + 0.85 * self._candidate_right[step.build_key]
         if step.right is not None:
-            ends = self._right.get(step.technique.name, []) if step.technique and step.then else []  # of rescues of this kind
+            follows = step.technique is not None and (step.then is not None or step.technique.heals)
+            ends = [end for _, end in self._right.get(step.technique.name, [])] if step.technique and follows else []  # of its kind
             return (_BELIEF * step.right + sum(ends)) / (_BELIEF + len(ends))
-        return share_right(self._right.get(step.technique.name, []) if step.technique else [1.0])
+        if step.technique is None:
+            return share_right([1.0])
+        return chance(step.technique.expects(self.profile).risk, self._right.get(step.technique.name, []))
 
     def _seconds(self, step: Step) -> float:
         return self._build_seconds(step) + self._program_seconds
@@ -252,13 +259,35 @@ class Planner:
         return off * step.technique.expects(self.profile).seconds
 
 
+def chance(risk: float, ends: Sequence[tuple[float, float]]) -> float:
+    """Probability that a variant of a technique is right.
+
+    risk: of the variant; ends: of others, what was risked and how it ended (1 right, 0 wrong). What was right where more was risked says
+    something of it, and what was not where less was. Beyond what was right already the chance falls to nothing at 1.
+    """
+    telling = [end for at, end in ends if (at >= risk if end > _HALF else at <= risk)]
+    safe = max([0.0, *(at for at, end in ends if end > _HALF)])
+    beyond = max(0.0, risk - safe) / (1 - safe) if safe < 1 else 0.0
+    return (1 - beyond**2) * share_right(telling)
+
+
 def variants(techniques: Sequence[type[Technique]], profile: Profile, base: Candidate) -> list[Technique]:
     """Every variant of the techniques that may be tried on `base`."""
-    found = []
+    found: list[Technique] = []
     for kind in techniques:
         if kind.floor is base.floor and not kind.lossless and kind.needs <= base.facts and not kind.forbids & base.facts:
-            found += [v for v in kind.space(profile) if v.fits(base, profile) is None]
+            found += [_affordable(v, profile) if kind.trains else v for v in kind.space(profile) if v.fits(base, profile) is None]
     return found
+
+
+def _affordable(technique: Technique, profile: Profile) -> Technique:
+    """The technique with so few epochs, one at the least, that others like it can be paid too. What promises well can be taught for longer
+    afterwards (`heals`)."""
+    share = profile.train_seconds / _STUDENTS if profile.train_seconds else math.inf
+    asked: Any = technique
+    while asked.expects(profile).seconds > share and asked.epochs > 1:
+        asked = replace(asked, epochs=asked.epochs - 1)
+    return cast(Technique, asked)
 
 
 def neighbours(runtime: Runtime, profile: Profile) -> list[Runtime]:

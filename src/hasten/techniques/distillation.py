@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from ..core.callables import call
 from ..core.candidate import Candidate, Floor
@@ -17,6 +18,8 @@ from ..train.student import Student, cannot_train
 if TYPE_CHECKING:
     from torch import fx
 
+_GENTLE = 1e-3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation(Technique):
@@ -28,12 +31,13 @@ class Distillation(Technique):
     name: ClassVar[str] = "distillation"
     floor: ClassVar[Floor] = Floor.MODULE
     trains: ClassVar[bool] = True
+    heals: ClassVar[frozenset[str]] = frozenset({"channels-pruned", "low-rank"})
     forbids: ClassVar[frozenset[str]] = frozenset({"distilled", "sparse-weights"})  # training would fill the zeros
     adds: ClassVar[frozenset[str]] = frozenset({"distilled"})
     packages: ClassVar[tuple[str, ...]] = ("torch",)
 
     student: str = option("resnet", "What learns: resnet, mobilenet or mlp (built to the task's input), same (the model as it is) or own.",
-                          choices=("resnet",), allowed=(*nets.KINDS, "same", "own"))  # fmt: skip
+                          choices=("resnet", "same"), allowed=(*nets.KINDS, "same", "own"))  # fmt: skip
     source: tuple[str, ...] = option(
         (), "Where student is own: one file.py:function that returns a torch.nn.Module, from the folder one is in."
     )
@@ -48,11 +52,18 @@ class Distillation(Technique):
         0.0, "How much it counts how samples lie to one another by their features (Park et al. 2019, arXiv:1904.05068).", low=0.0
     )  # fmt: skip
 
+    @classmethod
+    def space(cls, profile: Profile) -> Iterator[Self]:
+        """What was trained before is trained on gently."""
+        return (replace(one, learning_rate=_GENTLE) if one.student == "same" else one for one in super().space(profile))
+
     def fits(self, candidate: Candidate | None, profile: Profile) -> str | None:
         if (self.student == "own") != (len(self.source) == 1):
             return "a student of one's own needs its source, and only such a student"
+        if candidate is not None and self.student == "same" and not self.heals & candidate.facts:
+            return "nothing was taken away that it could teach again"
         if candidate is not None and self.student in nets.KINDS:
-            if "channels-pruned" in candidate.facts:
+            if self.heals & candidate.facts:
                 return "it would throw away what was cut and trained: it starts from the original"
             if len(candidate.signature.outputs) != 1 or len(candidate.signature.inputs) != 1:
                 return "a network is built for models with one input and one output only"

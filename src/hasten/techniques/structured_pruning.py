@@ -17,7 +17,7 @@ from ..train.shapes import fixed, heads
 from ..train.student import Student, cannot_train
 from ._graph import is_transformer
 
-_SHARES = (0.3, 0.5, 0.7)
+_SHARES = (0.3, 0.5, 0.7, 0.9)
 _IN_DEPTH = 0.7  # of a transformer's cut: MiniLM without six of its twelve blocks and 70 % of its parameters
 
 
@@ -74,7 +74,7 @@ class StructuredPruning(Technique):
         # Half the MACs of a ResNet-50 give 1.35x and not 2x (Torch-Pruning's own figures): time falls more slowly than operations.
         speedup = max((1 - self.share) ** -0.6, 0.9 / (1 - self.time_share))
         epoch = profile.epoch_seconds * (1 - self.share) ** 0.6  # of what is left
-        return Forecast(speedup=speedup, seconds=30.0 + self.epochs * epoch, smaller=1 / (1 - self.share))
+        return Forecast(speedup=speedup, seconds=30.0 + self.epochs * epoch, smaller=1 / (1 - self.share), risk=self.share)
 
     def apply(self, candidate: Candidate, context: Context) -> Candidate:
         student = Student.taught_in(context, candidate, alpha=self.alpha)

@@ -49,6 +49,13 @@ class TechniqueSuite:
         assert forecast.speedup > 0
         assert forecast.seconds > 0
 
+    def test_what_trains_can_train_for_longer_or_shorter(self, kind: type[Technique], model: ReferenceModel) -> None:
+        if not kind.trains:
+            pytest.skip("it does not train")
+        profile = replace(model.profile(), num_train=_EXAMPLES, epoch_seconds=1.0)
+        times = [kind(epochs=epochs).expects(profile).seconds for epochs in (1, 2, 5)]  # type: ignore[call-arg]
+        assert times == sorted(set(times))
+
     def test_it_never_runs_twice_or_is_harmless_when_it_does(self, kind: type[Technique]) -> None:
         assert kind.floor is Floor.MODULE or kind.forbids & kind.adds, "a graph technique forbids what it adds"
 
