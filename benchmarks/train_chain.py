@@ -10,26 +10,34 @@ from __future__ import annotations
 
 from common import Figures, figure
 from train_pruning import technique
-from training import NOTHING, Goals, compared, eight_bits, lowered, programs, ready, run
+from train_text import QUANTISERS as TRANSFORMERS
+from training import NOTHING, QUANTISERS, Goals, compared, eight_bits, lowered, programs, ready, run
 
+from hasten.core.candidate import Candidate
+from hasten.core.trial import Trial
 from hasten.search.judge import Judge
 from hasten.search.workshop import Workshop
 
-GOALS: dict[str, Goals] = {"wide-resnet20": (None, 5.0, 1.0), "mobilenetv2": (None, 4.0, 1.0), "resnet20": (None, 4.0, 1.0)}
+SECOND: Goals = (None, 4.0, 1.0)
+GOALS: dict[str, Goals] = {"wide-resnet20": (None, 5.0, 1.0), "mobilenetv2": SECOND, "vit": SECOND, "resnet20": SECOND}
+
+
+def quantised(shop: Workshop, model: str, module: Candidate) -> list[Trial]:
+    return eight_bits(shop, module, tuple(TRANSFORMERS.values()) if model == "vit" else QUANTISERS)
 
 
 def train(shop: Workshop, model: str) -> None:
     student = shop.apply(technique(model, 0.7), shop.workload.original)
-    ready(shop, [*programs(shop, lowered(shop, student)), *eight_bits(shop, student)])
+    ready(shop, [*programs(shop, lowered(shop, student)), *quantised(shop, model, student)])
 
 
 def measure(shop: Workshop, judge: Judge, model: str) -> Figures:
     original = shop.workload.original
     student = shop.apply(technique(model, 0.7), original)
     rows = {
-        "int8_alone": (eight_bits(shop, original), NOTHING),
+        "int8_alone": (quantised(shop, model, original), NOTHING),
         "pruned": (programs(shop, lowered(shop, student)), NOTHING),
-        "pruned_int8": (eight_bits(shop, student), GOALS[model]),
+        "pruned_int8": (quantised(shop, model, student), GOALS[model]),
     }
     old = programs(shop, lowered(shop, original))
     return {"technique": figure(technique(model, 0.7).step().text)} | compared(shop, judge, old, rows, label="chain")

@@ -36,6 +36,11 @@ OPTIONS: Mapping[str, Mapping[float, Mapping[str, Any]]] = {
         0.5: {"share": 0.54, "time_share": 0.46, "blocks": 1, "epochs": 2},
         0.7: {"share": 0.82, "time_share": 0.74, "blocks": 2, "epochs": 5},
     },
+    "vit": {
+        0.3: {"share": 0.36, "time_share": 0.3, "blocks": 3, "epochs": 2},
+        0.5: {"share": 0.53, "time_share": 0.46, "blocks": 5, "epochs": 2},
+        0.7: {"share": 0.78, "time_share": 0.76, "blocks": 7, "epochs": 5},
+    },
     "resnet20": {
         0.3: {"share": 0.36, "time_share": 0.25, "blocks": 2, "epochs": 6},
         0.5: {"share": 0.53, "time_share": 0.42, "blocks": 3, "epochs": 8},

@@ -27,13 +27,14 @@ from hasten.search.workshop import Workshop
 MODELS: Mapping[str, Case] = {
     "wide-resnet20": Case("examples/fashion_mnist/resnet20.toml", "", brings="fashion_mnist"),
     "mobilenetv2": Case("examples/fashion_mnist/mobilenetv2.toml", "", brings="fashion_mnist"),
+    "vit": Case("examples/fashion_mnist/vit.toml", "", brings="fashion_mnist"),
     "resnet20": CASES["resnet20"],
     "mobilenetv2-96px": CASES["mobilenetv2"],
     "minilm-probe": CASES["minilm-probe"],
 }
 """Name -> a job that has a train split."""
 TEXT = "minilm-probe"
-USUAL = ("wide-resnet20", "mobilenetv2", "resnet20")
+USUAL = ("wide-resnet20", "mobilenetv2", "vit", "resnet20")
 SETTINGS: Mapping[str, Mapping[str, str]] = {"mobilenetv2-96px": {"data.train": "cifar10.py:few"}}
 """What differs from the job file: an epoch of all 50,000 pictures at 96 pixels would take half an hour."""
 PRICED_ON, TEXT_PRICED_ON = "onnxruntime", "openvino"
