@@ -121,7 +121,7 @@ def _train_digits(name: str, options: Mapping[str, Any], folder: Path, die_after
     out = folder / "out"
     out.mkdir(parents=True, exist_ok=True)
     training = Training(
-        inputs=model.calibration, labels=None, teacher=model.module, output=0, classifier=True, checkpoint=folder / "c.pt", batch_size=8,
+        inputs=model.calibration, labels=None, original=model.module, output=0, classifier=True, checkpoint=folder / "c.pt", batch_size=8,
         answers=folder / "answers", bfloat16=bfloat16,
     )  # fmt: skip
     technique = get(Technique, name)(**options)

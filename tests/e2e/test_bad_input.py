@@ -287,6 +287,8 @@ CASES: list[tuple[str, list[str], int, str]] = [
      "search.budget: must be longer than zero, but got '0s'. Write it like 90s, 5m or 1h30m."),
     ("endless-budget", job_with("search.budget=inf"), 2,
      "search.budget: must be a duration, but got inf. Write it like 90s, 5m or 1h30m."),
+    ("bad-training-budget", job_with("train.budget='soon'"), 2,
+     "train.budget: must be a duration, but got 'soon'. Write it like 90s, 5m or 1h30m."),
     ("list-budget", job_with("search.budget=[5]"), 2,
      "search.budget: must be a duration, but got [5]. Write it like 90s, 5m or 1h30m."),
     ("unknown-objective", job_with("search.objective='latencie'"), 2,

@@ -60,7 +60,7 @@ def table(sites: Any, seconds: float = 1e-6) -> WidthTable:
 def context(model: ReferenceModel, folder: Path, prices: WidthTable | None = None) -> Context:
     (folder / "out").mkdir(parents=True)
     training = Training(
-        inputs=model.calibration, labels=None, teacher=model.module, output=0, classifier=True, checkpoint=folder / "c.pt", batch_size=8,
+        inputs=model.calibration, labels=None, original=model.module, output=0, classifier=True, checkpoint=folder / "c.pt", batch_size=8,
         answers=folder / "answers",
     )  # fmt: skip
     if prices is not None:

@@ -47,7 +47,7 @@ def test_what_is_lost_is_the_variance_in_the_directions_that_were_left_out(case:
 def test_a_trained_network_keeps_most_of_its_outputs_with_fewer_parameters(tmp_path: Path) -> None:
     model = reference_model("digits")
     training = Training(
-        inputs=model.calibration, labels=None, teacher=model.module, output=0, classifier=True, checkpoint=tmp_path / "c.pt", batch_size=32
+        inputs=model.calibration, labels=None, original=model.module, output=0, classifier=True, checkpoint=tmp_path / "c.pt", batch_size=32
     )  # fmt: skip
     technique = get(Technique, "low-rank")(energy=0.8, min_weights=1, epochs=0)  # type: ignore[call-arg]
     after = technique.apply(model.module, replace(model.context(tmp_path), training=training))

@@ -184,7 +184,7 @@ def test_augmentation_wants_pictures(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((4, 3), np.float32))
     nobody = Candidate(floor=Floor.MODULE, path=tmp_path, signature=Signature(inputs=(), outputs=()), lineage=())
     training = Training(
-        inputs={"x": tmp_path / "x.npy"}, labels=None, teacher=nobody, output=0, classifier=True, checkpoint=tmp_path / "c", augment="flip"
+        inputs={"x": tmp_path / "x.npy"}, labels=None, original=nobody, output=0, classifier=True, checkpoint=tmp_path / "c", augment="flip"
     )  # fmt: skip
     with pytest.raises(DataError, match=r"train\.augment: must be none unless"):
         Batches.of(training, ["x"], 0)

@@ -32,7 +32,7 @@ def model() -> ReferenceModel:
 
 def training(model: ReferenceModel, folder: Path, **more: Any) -> Training:
     return Training(
-        inputs=model.calibration, labels=None, teacher=model.module, output=0, classifier=True, checkpoint=folder / "c.pt", batch_size=8,
+        inputs=model.calibration, labels=None, original=model.module, output=0, classifier=True, checkpoint=folder / "c.pt", batch_size=8,
         answers=folder / "answers", **more,
     )  # fmt: skip
 

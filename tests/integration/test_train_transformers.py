@@ -203,7 +203,7 @@ def student_of(plain: Any, folder: Path) -> Student:
     files = {name: folder / f"{name}.npy" for name in ("ids", "mask")}
     for file, values in zip(files.values(), (IDS, MASK), strict=True):
         np.save(file, values.repeat(8, 1).numpy())
-    training = Training(inputs=files, labels=None, teacher=original, output=0, classifier=True, checkpoint=folder / "c.pt", batch_size=8)
+    training = Training(inputs=files, labels=None, original=original, output=0, classifier=True, checkpoint=folder / "c.pt", batch_size=8)
     return Student.of(training, original, seed=0)
 
 

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "_version": set(),
     "core": {"_version"},
     **{toolkit: {"core", "_version"} for toolkit in TOOLKITS},
+    "train": {"core", "client", "_version"},  # a teacher may be behind a server
     **{leaf: {"core", *TOOLKITS} for leaf in LEAVES},  # never each other: leaves are found through the registry
     "search": {"core", *TOOLKITS},
     "serve": {"core", "bundle", "_version"},

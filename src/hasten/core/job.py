@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
 from .digest import digest_json
 from .errors import JobError
@@ -24,7 +24,13 @@ Objective = Literal["latency", "throughput", "size", "memory", "energy"]
 Augment = Literal["none", "flip", "crop", "flip-crop"]
 """What is done to pictures [C, H, W] in training: nothing, mirrored at random, shifted at random, or both."""
 
-Seconds = Annotated[float, BeforeValidator(lambda v: parse_duration(v, field="search.budget"))]
+
+def _seconds(value: Any, info: ValidationInfo) -> float:
+    section = str((info.config or {}).get("title", "")).removesuffix("Section").lower()
+    return parse_duration(value, field=f"{section}.{info.field_name}")
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds)]
 
 
 def _check_workers(value: str | None) -> str | None:
@@ -160,6 +166,13 @@ class TrainSection(_Section):
             description="Time for training, such as 30m or 2h, beside search.budget. Default: none, and nothing is trained.",
         ),
     ] = 0.0
+    teacher: Annotated[
+        str | None,
+        Field(
+            description="Whose answers are learnt: file.py:function of a torch.nn.Module, or http(s)://host:port/MODEL of a server of the "
+            "Open Inference Protocol. Default: those of the model that is made fast."
+        ),
+    ] = None
     batch_size: Annotated[int, Field(gt=0, description="Samples a step.")] = 128
     augment: Annotated[
         Augment, Field(description="What is done to pictures in training, at random: none, flip (mirrored), crop (shifted) or flip-crop.")

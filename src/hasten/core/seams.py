@@ -93,19 +93,21 @@ class Forecast:
 class Training:
     """What a technique that trains may use.
 
-    inputs: .npy files [N, ...] by input name of the train split, preprocessed; labels: .npy [N], None without; teacher: the original,
-    on the module floor; output: the place of the judged output among the outputs; classifier: whether it is scores of classes;
-    checkpoint: a file that outlives a kill; augment, batch_size: as the job says; answers: a folder where the teacher's answers are
-    kept for all that train with the same seed; bfloat16: whether products in bfloat16 make it faster here; widths: a file with what
-    layers of every width take here, in the runtime that counts (WidthTable as JSON).
+    inputs: .npy files [N, ...] by input name of the train split, preprocessed; labels: .npy [N], None without; original: the model
+    as it came, on the module floor; output: the place of the judged output among the outputs; classifier: whether it is scores of classes;
+    checkpoint: a file that outlives a kill; teacher: whose answers are learnt, as Workload says, None: the original's; augment, batch_size:
+    as the job says; answers: a folder where the teacher's answers are kept for all that train with the same seed; bfloat16: whether
+    products in bfloat16 make it faster here; widths: a file with what layers of every width take here, in the runtime that counts
+    (WidthTable as JSON).
     """
 
     inputs: Mapping[str, Path]
     labels: Path | None
-    teacher: Candidate
+    original: Candidate
     output: int
     classifier: bool
     checkpoint: Path
+    teacher: Candidate | str | None = None
     augment: Augment = "none"
     batch_size: int = 128
     answers: Path | None = None

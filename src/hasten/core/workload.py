@@ -14,7 +14,8 @@ class Workload:
     """What is to be made fast.
 
     name: for people and folders; original: the model as it came; preprocess: what happens to pictures before it, None
-    where the data are tensors already; labels: class names in the order of the outputs; output: the one that is judged.
+    where the data are tensors already; labels: class names in the order of the outputs; output: the one that is judged; teacher: whose
+    answers students learn where they are not the original's: a model on the module floor, or the address of a server's.
     """
 
     name: str
@@ -23,3 +24,10 @@ class Workload:
     preprocess: ImagePreprocess | None = None
     labels: tuple[str, ...] | None = None
     output: str
+    teacher: Candidate | str | None = None
+
+    @property
+    def teacher_id(self) -> str:
+        """Names whose answers students learn."""
+        teacher = self.teacher or self.original
+        return teacher if isinstance(teacher, str) else teacher.id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..bundle.write import check_place
-from ..core.callables import one_line, resolve
-from ..core.errors import DataError, JobError, NotPossibleHere
-from ..core.job import Job
+from ..core.callables import is_callable_source, one_line, resolve
+from ..core.candidate import Candidate
+from ..core.errors import DataError, HastenError, JobError, ModelError, NotPossibleHere
+from ..core.job import Job, ModelSection
 from ..core.machine import this_machine
 from ..core.preprocess import ImagePreprocess, open_picture
 from ..core.registry import find
@@ -24,6 +26,7 @@ from ..measure import errands
 from ..measure.energy import Source, find_source
 from ..measure.quality import Metric, default_metric, get_metric
 from ..measure.worker import State, Worker
+from ..train.served import Served
 from .crew import Crew
 from .space import make_space
 from .workshop import keep_original, preprocessed
@@ -86,7 +89,7 @@ def _open(state: State, job: Job, folder: Path) -> Workload:
     splits = read_splits(job)
     example = _example(splits.calibrate, job.data.preprocess)
     _check_transform(job, splits.calibrate)
-    original = loader.open(job, example, folder)
+    original = loader.open(job, example, _made(folder / "original"))
     outputs = [spec.name for spec in original.signature.outputs]
     output = job.quality.output or outputs[0]
     if output not in outputs:
@@ -100,7 +103,34 @@ def _open(state: State, job: Job, folder: Path) -> Workload:
         preprocess=job.data.preprocess,
         labels=labels,
         output=output,
+        teacher=_teacher(job, original, example, folder) if job.train.budget and job.train.teacher else None,
     )
+
+
+def _teacher(job: Job, original: Candidate, example: Mapping[str, np.ndarray], folder: Path) -> Candidate | str:
+    """The other model that teaches. Raises JobError, ModelError, WorkerError."""
+    source = str(job.train.teacher)
+    if source.startswith(("http://", "https://")):
+        with Served(source, original.signature) as served:
+            served.check(example)
+        return source
+    if not is_callable_source(source):
+        raise JobError("train.teacher", "must be file.py:function or http(s)://host:port/MODEL", got=source)
+    asked = job.model_copy(update={"model": ModelSection(source=source)})
+    try:
+        teacher = _loader(asked).open(asked, example, _made(folder / "teacher"))
+    except HastenError as error:
+        raise ModelError("train.teacher", f"must be a model that hasten can open ({error})", got=source) from error
+    for side in ("inputs", "outputs"):
+        ours, theirs = ([[spec.name, spec.shape[1:]] for spec in getattr(one.signature, side)] for one in (original, teacher))
+        if theirs != ours:
+            raise JobError("train.teacher", f"must have the {side} of the model, {ours}", got=theirs)
+    return teacher
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 def _check_transform(job: Job, samples: Samples) -> None:
@@ -168,7 +198,9 @@ def _example(samples: Samples, preprocess: ImagePreprocess | None) -> dict[str, 
 
 
 def _with_original(workload: Workload, store: Store) -> Workload:
-    return replace(workload, original=keep_original(store, workload.original))
+    teacher = workload.teacher
+    kept = keep_original(store, teacher) if isinstance(teacher, Candidate) else teacher
+    return replace(workload, original=keep_original(store, workload.original), teacher=kept)
 
 
 def _name(job: Job) -> str:

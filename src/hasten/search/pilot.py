@@ -31,5 +31,5 @@ def sites(station: Station, training: Training) -> list[Site]:
 
 
 def _sites(state: State, training: Training) -> list[Site]:
-    student = Student.of(training, training.teacher, seed=0)
+    student = Student.of(training, training.original, seed=0)
     return list(find_sites(student.module, student.example()).values())

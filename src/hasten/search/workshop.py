@@ -112,15 +112,15 @@ class Workshop:
         shape = workload.original.signature.outputs[place].shape
         classifier = len(shape) == 2 and (shape[1] or 0) > 1 and (samples.labels is None or samples.labels.dtype.kind in "iub")
         return Training(
-            inputs=self.tensors("train"), labels=self._train_labels(samples), teacher=workload.original, output=place,
-            classifier=classifier, checkpoint=self.store.root / "checkpoints" / f"{key}.pt",
+            inputs=self.tensors("train"), labels=self._train_labels(samples), original=workload.original, output=place,
+            classifier=classifier, teacher=workload.teacher, checkpoint=self.store.root / "checkpoints" / f"{key}.pt",
             augment=self.train.augment, batch_size=self.train.batch_size, answers=self.store.root / "answers" / self._answers_key(),
         )  # fmt: skip
 
     def _answers_key(self) -> str:
         """Names all that decides which batches the teacher is asked, and what it answers."""
         code = [digest_path(Path(inspect.getfile(module))) for module in (batches, answers)]
-        return digest_json([self.workload.original.id, self.workload.splits.train_digest, self.train.augment, self.train.batch_size, code])
+        return digest_json([self.workload.teacher_id, self.workload.splits.train_digest, self.train.augment, self.train.batch_size, code])
 
     def epoch_seconds(self) -> float:
         """What one pass over the train split takes, teacher included: timed over a few steps."""
@@ -308,6 +308,8 @@ class Workshop:
         if technique.trains:
             settings = [self.train.augment, self.train.batch_size, self._pace().bfloat16]
             identity["train"] = [self.workload.splits.train_digest, *settings, training_code()]
+            if self.workload.teacher is not None:
+                identity["teacher"] = self.workload.teacher_id
         if technique.prices and self.priced_on is not None:
             identity["widths"] = self._widths_identity(self.priced_on, technique.layers(self.workload.original))
         return identity

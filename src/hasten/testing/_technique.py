@@ -123,7 +123,7 @@ def _shortest(technique: Technique) -> Technique:
 def _with_training(model: ReferenceModel, folder: Path) -> Context:
     """The calibration samples may be trained on, without labels."""
     training = Training(
-        inputs=model.calibration, labels=None, teacher=model.on(Floor.MODULE), output=0, classifier=model.name == "digits",
+        inputs=model.calibration, labels=None, original=model.on(Floor.MODULE), output=0, classifier=model.name == "digits",
         checkpoint=folder.parent / "checkpoint.pt", batch_size=8,
     )  # fmt: skip
     return replace(model.context(folder), training=training)

@@ -14,6 +14,7 @@ import numpy as np
 
 from .batches import Batch, Batches
 from .lift import flat_outputs
+from .served import Served
 
 if TYPE_CHECKING:
     import torch
@@ -24,13 +25,13 @@ _MOST_BYTES = 1 << 28  # of one file of answers: beyond, the teacher is asked ag
 
 @dataclass(kw_only=True)
 class Teacher:
-    """module: answers a batch's inputs; batches: what is asked; folder: answers are kept there, None: nowhere.
+    """module: answers a batch's inputs, here or behind a server; batches: what is asked; folder: answers are kept there, None: nowhere.
 
     What is read back is what was computed, to the bit, and does not depend on who asked first. A kill in the middle of writing leaves an
     answer that is computed again.
     """
 
-    module: nn.Module
+    module: nn.Module | Served
     batches: Batches
     folder: Path | None = None
 

@@ -23,6 +23,7 @@ from .batches import Batch, Batches
 from .lift import flat_outputs
 from .loop import Plan
 from .nets import Architecture
+from .served import Served
 from .space import Space
 from .student import Student
 
@@ -88,13 +89,13 @@ class Exam:
         self.wanted = self._answers(student.teacher.module)
 
     def __call__(self, module: nn.Module) -> float:
-        return float(self.loss(self._answers(module), self.wanted, None))
+        return float(self.loss(self._answers(module.eval()), self.wanted, None))
 
-    def _answers(self, module: nn.Module) -> torch.Tensor:
+    def _answers(self, module: nn.Module | Served) -> torch.Tensor:
         import torch
 
         with torch.no_grad():
-            return torch.cat([flat_outputs(module.eval()(*part))[0].float() for part in self.parts])
+            return torch.cat([flat_outputs(module(*part))[0].float() for part in self.parts])
 
 
 @dataclass(frozen=True, kw_only=True)

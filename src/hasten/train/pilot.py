@@ -26,7 +26,7 @@ class Pace:
 
 def pace(training: Training) -> Pace:
     """A few steps of each kind in turn, timed: that a processor has bfloat16 does not say that it is faster. Raises HastenError."""
-    student = Student.of(replace(training, answers=None), training.teacher, seed=0)
+    student = Student.of(replace(training, answers=None), training.original, seed=0)
     times = _step_seconds(student)
     plain, short = (min(found[1:] or found) for found in times.values())  # of the same step again and again: what disturbs only adds
     chosen = plain > _WORTH * short

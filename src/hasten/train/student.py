@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ..core.candidate import Candidate
+from ..core.errors import NotPossibleHere
 from ..core.need import missing
 from ..core.seams import Context, Profile, Training
 from ..core.widths import WidthTable
@@ -19,6 +20,7 @@ from .importance import scales
 from .lift import flat_outputs, lower, read_module
 from .loop import Feed, Plan, fit, save
 from .loss import Distillation, distance, relations
+from .served import Served
 
 if TYPE_CHECKING:
     import torch
@@ -30,9 +32,21 @@ def cannot_train(profile: Profile, *packages: str) -> str | None:
     return missing(*packages) if profile.num_train else "it trains: give data.train and --train-budget"
 
 
+def _asked(training: Training, *, taps: bool) -> Any:
+    """Who teaches: a module, or one behind a server. taps: with features as one more output."""
+    source = training.teacher or training.original
+    if not isinstance(source, str):
+        module = read_module(source.path).requires_grad_(False)
+        return features.tapped(module) if taps else module
+    if taps:
+        raise NotPossibleHere("train.teacher", "must be a model, not a server, where its features are learnt", got=source)
+    return Served(source, training.original.signature)
+
+
 @dataclass(kw_only=True)
 class Student:
-    """module: what is trained, changed in place; teacher: the original; batches: the train split; distillation: how they are compared.
+    """module: what is trained, changed in place; teacher: whose answers it learns; batches: the train split; distillation: how they
+    are compared.
 
     candidate: what `module` was before; training: as the technique got it; features, relations: how much the distance of features counts,
     and how much how samples lie to one another by them; sparsity: the penalty on the scales of normalisations, each; notes: what became
@@ -58,10 +72,9 @@ class Student:
         """A student that starts as `candidate`, on the module floor. features_share, relations_share: as the fields."""
         names = [spec.name for spec in candidate.signature.inputs]
         batches = Batches.of(training, names, seed)
-        original = read_module(training.teacher.path).requires_grad_(False)
-        asked = features.tapped(original) if features_share or relations_share else original
+        asked = _asked(training, taps=bool(features_share or relations_share))
         meets = "plain" if training.augment == "none" else str(seed)  # samples as they are, whatever the seed
-        folder = training.answers / f"{meets}{'-features' if asked is not original else ''}" if training.answers else None
+        folder = training.answers / f"{meets}{'-features' if features_share or relations_share else ''}" if training.answers else None
         return cls(
             module=read_module(candidate.path), teacher=Teacher(module=asked, batches=batches, folder=folder), batches=batches,
             candidate=candidate, training=training, features=features_share, relations=relations_share,
