@@ -49,6 +49,10 @@ def sleep(state: Any) -> None:
     time.sleep(60)
 
 
+def waits(state: Any) -> str | None:
+    return os.environ.get("OMP_WAIT_POLICY")
+
+
 def value_error(state: Any) -> None:
     raise ValueError("wrong")
 

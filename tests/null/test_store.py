@@ -204,6 +204,17 @@ def test_a_missing_package_is_tried_again_once_it_is_installed(tmp_path: Path, m
     assert store.step("toy", {}, work).value == "42"
 
 
+def test_threads_that_train_sleep_while_they_wait_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    def heard(patient: bool) -> str | None:
+        with Worker("toy", patient=patient) as worker:
+            return worker.call(worker_tasks.waits)
+
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert (heard(False), heard(True)) == (None, "PASSIVE")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert heard(True) == "ACTIVE"
+
+
 @pytest.mark.parametrize(
     ("task", "cause", "again"),
     [

@@ -56,7 +56,7 @@ class Station:
 
 def build(station: Station, seconds: float, technique: Technique, candidate: Candidate, context: Context) -> dict[str, Any]:
     """The candidate after the technique as JSON, its files in the context's folder. seconds: at most. Raises HastenError."""
-    with Worker(technique.name, threads=context.threads) as worker:
+    with Worker(technique.name, threads=context.threads, patient=True) as worker:
         return worker.call_within(seconds, tasks.apply_technique, technique, candidate, context)
 
 

@@ -31,18 +31,21 @@ _POLL_SECONDS = 0.2
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
 """No program ends itself like that: the kernel, short of memory, or somebody else did."""
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_PATIENT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
 
 
 class Worker:
-    """One child process. threads: what its libraries may use; memory_limit_bytes: it is ended beyond (default: 90 % of RAM)."""
+    """One child process. threads: what its libraries may use; memory_limit_bytes: it is ended beyond (default: 90 % of RAM); patient: its
+    threads sleep while they wait for each other, and do not spin, which on shared cores keeps the one that is waited for from running."""
 
-    def __init__(self, name: str, *, threads: int = 1, memory_limit_bytes: int | None = None) -> None:
+    def __init__(self, name: str, *, threads: int = 1, memory_limit_bytes: int | None = None, patient: bool = False) -> None:
         self.name = name
         self._limit = memory_limit_bytes or int(0.9 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `close`)
         ours_read, theirs_write = os.pipe()
         theirs_read, ours_write = os.pipe()
         environment = {
+            **(_PATIENT if patient else {}),
             **os.environ,
             **dict.fromkeys(_THREAD_VARIABLES, str(threads)),
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),

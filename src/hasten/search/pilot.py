@@ -16,7 +16,7 @@ from ..train.student import Student
 
 def pace(station: Station, training: Training, threads: int) -> dict[str, Any]:
     """How long one pass over the train split takes for a student as large as the original, and how: a Pace as JSON. Raises HastenError."""
-    with Worker("training pilot", threads=threads) as worker:
+    with Worker("training pilot", threads=threads, patient=True) as worker:
         return worker.call(_pace, training)
 
 
