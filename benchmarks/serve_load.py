@@ -14,7 +14,7 @@ Sections: cpu (CPU of a request on a net of about 0.06 ms, 16 connections), thro
 best batch size, decoding added where pictures come in), batching (the rate that keeps the objective, with it and without), lone (a
 request that comes alone), goodput (within the objective, at multiples of the rate that was sustained; memory; recovery), peers (cpu, of
 servers that are installed in out/serve-peers, see serve_peers) and peers-goodput (goodput of those, at multiples of what each of them
-sustains, told the objective where it has a way to be).
+sustains, told the objective where it has a way to be; NAME-tuned with a short line besides).
 
 Sections, models, peers and multiples can be run one at a time: what is measured takes the place of figures of the same names in
 benchmarks/results/serve-load.json and leaves the others. Each figure has the date and the machine of its run, and `seconds`, how long
@@ -32,7 +32,7 @@ from pathlib import Path
 
 import numpy as np
 import serve_peers
-from common import ROOT, Figures, figure, finish, merged, write
+from common import ROOT, Figures, figure, finish, known_figures, merged, write
 from serve_models import NETS, SIDE, finished, net, picture
 from serve_rig import (
     SERVER_CORE,
@@ -59,6 +59,7 @@ GOODPUT = {0.95: 0.98, 1.3: 0.70, 2.0: 0.45}
 FLAT = 0.02
 """By how much of itself memory may grow between the second and the last fifth of a load."""
 CALM_SECONDS = 5.0
+TUNED = "-tuned"
 Named = Iterator[tuple[str, dict[str, object]]]
 
 
@@ -333,7 +334,7 @@ def recovery(samples: Samples, objective: float) -> float:
 
 def peers(arguments: argparse.Namespace) -> Named:
     """CPU of a request of other servers, with the same net, the runtime's part included."""
-    for name, requests, server in others(arguments, "tiny", None):
+    for name, requests, server in others(arguments, "tiny"):
         yield f"peers.{name}.versions", figure(serve_peers.versions(name))
         for kind, request in requests.items():
             load(server, [request], keep=OUT / "warm.npz", connections=16, seconds=2)
@@ -349,25 +350,37 @@ def peers(arguments: argparse.Namespace) -> Named:
 
 
 def peers_goodput(arguments: argparse.Namespace) -> Named:
-    """goodput of other servers, with tensors as bytes, or as JSON where they know no bytes."""
-    for name, requests, server in others(arguments, "medium", OBJECTIVE):
+    """goodput of other servers, with tensors as bytes, or as JSON where they know no bytes. NAME is told the objective as a time limit;
+    NAME-tuned is told how many may wait too: a third of those that it answers in that time, so that they and the call before them
+    have two thirds of it. What it answers in that time is known from a former run of NAME."""
+    for name, requests, server in others(arguments, "medium", tuned=True):
         kind, request = next(iter(requests.items()))
-        yield f"peers-goodput.{name}.versions", figure(serve_peers.versions(name))
+        yield f"peers-goodput.{name}.versions", figure(serve_peers.versions(name.removesuffix(TUNED)))
         yield f"peers-goodput.{name}.kind", figure(kind)
         for key, one in overloads(server, [request], name, arguments.seconds, arguments, goals=False):
             yield f"peers-goodput.{name}.{key}", one
 
 
-def others(arguments: argparse.Namespace, model: str, objective: float | None) -> Iterator[tuple[str, Mapping[str, bytes], Server]]:
-    """Other servers, one after the other, with requests that get the net's own scores."""
+def others(arguments: argparse.Namespace, model: str, *, tuned: bool = False) -> Iterator[tuple[str, Mapping[str, bytes], Server]]:
+    """Other servers, one after the other, with requests that get the net's own scores. tuned: with limits, each twice."""
     net(model, OUT / model)
     path, x, image = OUT / f"{model}.onnx", tensor(), picture(0, 96)
-    for name, peer in serve_peers.PEERS.items():
-        if (arguments.models and name not in arguments.models) or not serve_peers.installed(name):
+    names = [name + suffix for name, peer in serve_peers.PEERS.items() for suffix in ("", *([TUNED] if tuned and peer.limited else []))]
+    for name in names:
+        peer = name.removesuffix(TUNED)
+        if (arguments.models and name not in arguments.models) or not serve_peers.installed(peer):
             continue
-        requests = peer.requests(model, x, image)
+        places = None
+        if name.endswith(TUNED):
+            sustained = known_figures(NAME).get(f"peers-goodput.{peer}.sustained_per_second", {}).get("value")
+            if not sustained:
+                print(f"  skipped: {name}, since it is not known what {peer} sustains: --only peers-goodput --models {peer}")
+                continue
+            places = max(1, int(sustained * OBJECTIVE / 3))
+        limits = serve_peers.Limits(seconds=OBJECTIVE, places=places) if tuned else None
+        requests = serve_peers.PEERS[peer].requests(model, x, image)
         try:
-            with serve_peers.running(name, path, objective) as server:
+            with serve_peers.running(peer, path, limits) as server:
                 serve_peers.check(server, requests, path, x, image)
                 yield name, requests, server
         except RuntimeError as error:

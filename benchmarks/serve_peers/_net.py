@@ -4,12 +4,35 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
 SIDE = 64
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What every server is called with: MODEL PORT [SECONDS [PLACES]]. seconds: the objective, where it is told; places: how many
+    requests may wait, where that is limited too."""
+
+    model: str
+    port: int
+    seconds: float | None = None
+    places: int | None = None
+
+    def seconds_in_line(self) -> float | None:
+        """A limit for the time in line alone: the objective, as one who sets it first would; half of it, which leaves the call its
+        time, where places are limited too."""
+        return self.seconds if self.seconds is None or self.places is None else self.seconds / 2
+
+
+def arguments(values: list[str]) -> Arguments:
+    model, port, *limits = values
+    return Arguments(model, int(port), *(kind(value) for kind, value in zip((float, int), limits, strict=False)))
 
 
 def session(path: str) -> Any:

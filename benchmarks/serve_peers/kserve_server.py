@@ -1,6 +1,6 @@
 """KServe's Python server, without Kubernetes: Open Inference Protocol as bytes or JSON, pictures as base64 by its first protocol.
 
-Arguments: model, port. It makes no batches (KServe has a container of its own for them, in Kubernetes) and has no time limit.
+Arguments: see _net. It makes no batches (KServe has a container of its own for them, in Kubernetes) and has no time limit.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _net import from_base64, session
+from _net import arguments, from_base64, session
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
 from kserve.utils.utils import generate_uuid
 
@@ -32,4 +32,5 @@ class Net(Model):
 
 
 if __name__ == "__main__":
-    ModelServer(http_port=int(sys.argv[2]), enable_grpc=False, workers=1, enable_latency_logging=False).start([Net(sys.argv[1])])
+    asked = arguments(sys.argv[1:])
+    ModelServer(http_port=asked.port, enable_grpc=False, workers=1, enable_latency_logging=False).start([Net(asked.model)])
