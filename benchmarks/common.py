@@ -77,9 +77,9 @@ def merged(name: str, figures: Figures) -> Figures:
     """The figures, and those of former runs that have other names; each with the date and the machine of its run."""
     path = HERE / "results" / f"{name}.json"
     known = json.loads(path.read_text()) if path.exists() else {"figures": {}}
-    former = {key: {"date": known["date"], "machine": known["machine"], **one} for key, one in known["figures"].items()}
-    today = {"date": _today(), "machine": this_machine().text}
-    return {**former, **{key: {**one, **today} for key, one in figures.items()}}
+    former = {key: one if "date" in one else {**one, **_when_and_where(known)} for key, one in known["figures"].items()}
+    now = {"date": _today(), "machine": this_machine().text}
+    return {**former, **{key: {**one, **now} for key, one in figures.items()}}
 
 
 def write(name: str, figures: Figures) -> dict[str, Any]:
@@ -99,6 +99,10 @@ def finish(name: str, figures: Figures) -> None:
         print(told(key, one))
     print(f"{this_machine().text}; load {os.getloadavg()[0]:.1f}; benchmarks/results/{name}.json")
     print(json.dumps(write(name, figures)), flush=True)
+
+
+def _when_and_where(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: document[key] for key in ("date", "machine")}
 
 
 def _today() -> str:

@@ -27,6 +27,8 @@ from pathlib import Path
 
 import numpy as np
 
+GRACE_SECONDS = 10.0
+"""After the end: what is not answered then counts as never answered."""
 COLUMNS = {"due": np.float64, "sent": np.float64, "ended": np.float64, "status": np.int16, "phase": np.int8}
 
 
@@ -159,7 +161,7 @@ def times(phases: list[tuple[float, float]], poisson: bool) -> Iterator[tuple[in
 
 
 async def run(arguments: argparse.Namespace) -> Load:
-    """All of it; what is not answered 10 seconds after the end counts as never answered."""
+    """All of it."""
     load = Load(requests=[path.read_bytes() for path in arguments.requests])
     loop = asyncio.get_running_loop()
     host, port = arguments.address.split(":")
@@ -194,7 +196,7 @@ async def run(arguments: argparse.Namespace) -> Load:
         for connection in connections:
             connection.go_on()
         await asyncio.sleep(arguments.seconds)
-    deadline = time.perf_counter() + 10
+    deadline = time.perf_counter() + GRACE_SECONDS
     while (load.open or load.line) and time.perf_counter() < deadline:
         await asyncio.sleep(0.01)
     for sample in load.samples:
