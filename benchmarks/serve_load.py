@@ -25,6 +25,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -407,6 +409,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0, help="of one load of goodput (default: %(default)s)")
     parser.add_argument("--connections", type=int, default=512, help="of goodput (default: %(default)s)")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers and generators are ended on the way out
     figures: Figures = {}
     for section in arguments.only or SECTIONS:
         for key, one in SECTIONS[section](arguments):
