@@ -14,7 +14,7 @@ Sections: cpu (CPU of a request on a net of about 0.06 ms, 16 connections), thro
 best batch size, decoding added where pictures come in), batching (the rate that keeps the objective, with it and without), lone (a
 request that comes alone), goodput (within the objective, at multiples of the rate that was sustained; memory; recovery), peers (cpu, of
 servers that are installed in out/serve-peers, see serve_peers) and peers-goodput (goodput of those, at multiples of what each of them
-sustains, told the objective where it has a way to be; NAME-tuned with a short line besides).
+sustains: NAME as it is, and where it has such settings NAME-limit with the objective as its time limit, NAME-line with a short line).
 
 Sections, models, peers and multiples can be run one at a time: what is measured takes the place of figures of the same names in
 benchmarks/results/serve-load.json and leaves the others. Each figure has the date and the machine of its run, and `seconds`, how long
@@ -29,12 +29,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import serve_peers
-from common import ROOT, Figures, figure, finish, known_figures, merged, write
+from common import ROOT, Figures, figure, finish, merged, write
 from serve_models import NETS, SIDE, finished, net, picture
 from serve_rig import (
     SERVER_CORE,
@@ -61,7 +62,8 @@ GOODPUT = {0.95: 0.98, 1.3: 0.70, 2.0: 0.45}
 FLAT = 0.02
 """By how much of itself memory may grow between the second and the last fifth of a load."""
 CALM_SECONDS = 5.0
-TUNED = "-tuned"
+TOLD = ("", "-limit", "-line")
+"""What another server is told of the objective: nothing; its time limit is the objective; and only so many may wait."""
 Named = Iterator[tuple[str, dict[str, object]]]
 
 
@@ -265,19 +267,24 @@ def goodput(arguments: argparse.Namespace) -> Named:
             print(f"  skipped: no bundle of {name}: make bench-main-models")
             continue
         with hasten(path, "--slo", "50ms") as server:
-            for key, one in overloads(server, requests_of(name, case), name, 60 * arguments.minutes, arguments, goals=True):
+            requests, seconds = requests_of(name, case), 60 * arguments.minutes
+            for key, one in overloads(server, requests, name, sustains(server, requests, name), seconds, arguments, goals=True):
                 yield f"goodput.{name}.{key}", one
 
 
+def sustains(server: Server, requests: list[bytes], name: str) -> float:
+    """sustained_rate of a server that has just been started."""
+    load(server, requests, keep=OUT / "warm.npz", connections=4, seconds=3)
+    return sustained_rate(server, requests, name)
+
+
 def overloads(
-    server: Server, requests: list[bytes], name: str, seconds: float, arguments: argparse.Namespace, *, goals: bool,
+    server: Server, requests: list[bytes], name: str, sustained: float, seconds: float, arguments: argparse.Namespace, *, goals: bool,
 ) -> Named:  # fmt: skip
     """What a server does at multiples of the rate that it sustains. seconds: of each load; goals: whether hasten's are its own."""
-    load(server, requests, keep=OUT / "warm.npz", connections=4, seconds=3)
-    sustained = sustained_rate(server, requests, name)
     yield "sustained_per_second", figure(sustained)
     for factor in arguments.multiples or GOODPUT if sustained else ():
-        load(server, requests, keep=OUT / "warm.npz", connections=4, seconds=2)  # what is left of the load before
+        load(server, requests, keep=OUT / "warm.npz", connections=4, seconds=2)  # after it nothing is left of the load before
         phases, keep = f"{factor * sustained}:{seconds},{0.3 * sustained}:{CALM_SECONDS}", OUT / f"goodput-{name}-{factor}.npz"
         with watched(server, min(seconds / 50, 2.0)) as memory:
             samples = load(server, requests, keep=keep, connections=arguments.connections, phases=phases)
@@ -336,57 +343,75 @@ def recovery(samples: Samples, objective: float) -> float:
 
 def peers(arguments: argparse.Namespace) -> Named:
     """CPU of a request of other servers, with the same net, the runtime's part included."""
-    for name, requests, server in others(arguments, "tiny"):
+    net("tiny", OUT / "tiny")
+    for name in serve_peers.PEERS:
+        if wanted(name, name, arguments):
+            yield from unless_it_fails(name, cpu_of_peer(name, arguments.seconds))
+
+
+def cpu_of_peer(name: str, seconds: float) -> Named:
+    with peer(name, "tiny") as (server, requests):
         yield f"peers.{name}.versions", figure(serve_peers.versions(name))
         for kind, request in requests.items():
             load(server, [request], keep=OUT / "warm.npz", connections=16, seconds=2)
             before = server.cpu_seconds()
-            samples = load(server, [request], keep=OUT / f"{name}-{kind}.npz", connections=16, seconds=arguments.seconds)
+            samples = load(server, [request], keep=OUT / f"{name}-{kind}.npz", connections=16, seconds=seconds)
             used = server.cpu_seconds() - before
             if not samples.good.all():
                 print(f"  {name}, {kind}: statuses {np.unique(samples.status, return_counts=True)}")
                 continue
-            lasted = {"seconds": arguments.seconds}
-            yield f"peers.{name}.{kind}.total_ms", {**figure(1e3 * used / len(samples.good)), **lasted}
-            yield f"peers.{name}.{kind}.answers_per_second", {**figure(samples.rate()), **lasted}
+            yield f"peers.{name}.{kind}.total_ms", {**figure(1e3 * used / len(samples.good)), "seconds": seconds}
+            yield f"peers.{name}.{kind}.answers_per_second", {**figure(samples.rate()), "seconds": seconds}
 
 
 def peers_goodput(arguments: argparse.Namespace) -> Named:
-    """goodput of other servers, with tensors as bytes, or as JSON where they know no bytes. NAME is told the objective as a time limit;
-    NAME-tuned is told how many may wait too: a third of those that it answers in that time, so that they and the call before them
-    have two thirds of it. What it answers in that time is known from a former run of NAME."""
-    for name, requests, server in others(arguments, "medium", tuned=True):
+    """goodput of other servers, with tensors as bytes, or as JSON where they know no bytes."""
+    net("medium", OUT / "medium")
+    for name, one in serve_peers.PEERS.items():
+        for told in TOLD if one.limited else TOLD[:1]:
+            if wanted(name, name + told, arguments):
+                yield from unless_it_fails(name, goodput_of_peer(name, told, arguments))
+
+
+def goodput_of_peer(name: str, told: str, arguments: argparse.Namespace) -> Named:
+    """What it is offered are multiples of what it sustains when it is told nothing of the objective. A short line is a third of what it
+    answers within the objective then, so that a line and the call before it take two thirds of that."""
+    label = name + told
+    yield f"peers-goodput.{label}.versions", figure(serve_peers.versions(name))
+    with peer(name, "medium") as (server, requests):
         kind, request = next(iter(requests.items()))
-        yield f"peers-goodput.{name}.versions", figure(serve_peers.versions(name.removesuffix(TUNED)))
-        yield f"peers-goodput.{name}.kind", figure(kind)
-        for key, one in overloads(server, [request], name, arguments.seconds, arguments, goals=False):
-            yield f"peers-goodput.{name}.{key}", one
+        sustained = sustains(server, [request], name)
+        if not told:
+            for key, one in overloads(server, [request], label, sustained, arguments.seconds, arguments, goals=False):
+                yield f"peers-goodput.{label}.{key}", one
+    yield f"peers-goodput.{label}.kind", figure(kind)
+    if told:
+        limits = serve_peers.Limits(seconds=OBJECTIVE, places=max(1, int(sustained * OBJECTIVE / 3)) if told == TOLD[-1] else None)
+        with peer(name, "medium", limits) as (server, _):
+            for key, one in overloads(server, [request], label, sustained, arguments.seconds, arguments, goals=False):
+                yield f"peers-goodput.{label}.{key}", one
 
 
-def others(arguments: argparse.Namespace, model: str, *, tuned: bool = False) -> Iterator[tuple[str, Mapping[str, bytes], Server]]:
-    """Other servers, one after the other, with requests that get the net's own scores. tuned: with limits, each twice."""
-    net(model, OUT / model)
+def wanted(name: str, label: str, arguments: argparse.Namespace) -> bool:
+    return serve_peers.installed(name) and (not arguments.models or label in arguments.models)
+
+
+def unless_it_fails(name: str, figures: Named) -> Named:
+    """A server that does not start, or answers wrongly, is told of and left out."""
+    try:
+        yield from figures
+    except RuntimeError as error:
+        print(f"  {name}: {error}")
+
+
+@contextmanager
+def peer(name: str, model: str, limits: serve_peers.Limits | None = None) -> Iterator[tuple[Server, Mapping[str, bytes]]]:
+    """Another server with a net, and requests, by kind, that get the net's own scores."""
     path, x, image = OUT / f"{model}.onnx", tensor(), picture(0, 96)
-    names = [name + suffix for name, peer in serve_peers.PEERS.items() for suffix in ("", *([TUNED] if tuned and peer.limited else []))]
-    for name in names:
-        peer = name.removesuffix(TUNED)
-        if (arguments.models and name not in arguments.models) or not serve_peers.installed(peer):
-            continue
-        places = None
-        if name.endswith(TUNED):
-            sustained = known_figures(NAME).get(f"peers-goodput.{peer}.sustained_per_second", {}).get("value")
-            if not sustained:
-                print(f"  skipped: {name}, since it is not known what {peer} sustains: --only peers-goodput --models {peer}")
-                continue
-            places = max(1, int(sustained * OBJECTIVE / 3))
-        limits = serve_peers.Limits(seconds=OBJECTIVE, places=places) if tuned else None
-        requests = serve_peers.PEERS[peer].requests(model, x, image)
-        try:
-            with serve_peers.running(peer, path, limits) as server:
-                serve_peers.check(server, requests, path, x, image)
-                yield name, requests, server
-        except RuntimeError as error:
-            print(f"  {name}: {error}")
+    requests = serve_peers.PEERS[name].requests(model, x, image)
+    with serve_peers.running(name, path, limits) as server:
+        serve_peers.check(server, requests, path, x, image)
+        yield server, requests
 
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], Named]] = {

@@ -118,8 +118,7 @@ def versions(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a server is told of the objective. seconds: that an answer may take; places: how many requests may wait, where that is
-    limited too; its time limit is then set so that who is answered at all is answered in time."""
+    """What a server is told of the objective. seconds: that an answer may take; places: how many requests may wait, where that is told."""
 
     seconds: float
     places: int | None = None

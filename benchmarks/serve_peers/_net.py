@@ -24,11 +24,6 @@ class Arguments:
     seconds: float | None = None
     places: int | None = None
 
-    def seconds_in_line(self) -> float | None:
-        """A limit for the time in line alone: the objective, as one who sets it first would; half of it, which leaves the call its
-        time, where places are limited too."""
-        return self.seconds if self.seconds is None or self.places is None else self.seconds / 2
-
 
 def arguments(values: list[str]) -> Arguments:
     model, port, *limits = values

@@ -19,16 +19,19 @@ max_batch_size: BATCH
 input [{ name: "pixels" data_type: TYPE_FP32 dims: [3, 64, 64] }]
 output [{ name: "scores" data_type: TYPE_FP32 dims: [10] }]
 instance_group [{ kind: KIND_CPU count: 1 }]
-dynamic_batching { max_queue_delay_microseconds: 0 POLICY }
+dynamic_batching { POLICY }
 parameters: { key: "path" value: { string_value: "PATH" } }
 """
 
 if __name__ == "__main__":
     asked = arguments(sys.argv[1:])
-    name, port, policy = Path(asked.model).stem, asked.port, ""
-    if (seconds := asked.seconds_in_line()) is not None:
-        places = "" if asked.places is None else f"max_queue_size: {asked.places}"
-        policy = f"default_queue_policy {{ timeout_action: REJECT default_timeout_microseconds: {round(1e6 * seconds)} {places} }}"
+    name, port, policy = Path(asked.model).stem, asked.port, "max_queue_delay_microseconds: 0"
+    if asked.places is not None:
+        policy += f" default_queue_policy {{ max_queue_size: {asked.places} }}"
+    elif asked.seconds is not None:
+        limit = f"timeout_action: REJECT default_timeout_microseconds: {round(1e6 * asked.seconds)}"
+        # With a limit and no delay, one of ten requests waits for half a second until the scheduler looks again.
+        policy = f"max_queue_delay_microseconds: 1000 default_queue_policy {{ {limit} }}"
     words = {"NAME": name, "BATCH": str(BATCH), "POLICY": policy, "PATH": asked.model}
     config = re.sub("|".join(words), lambda found: words[found[0]], CONFIG)
     packages = Path(sysconfig.get_paths()["purelib"])
