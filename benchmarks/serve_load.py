@@ -378,7 +378,7 @@ def goodput_of_peer(name: str, told: str, arguments: argparse.Namespace) -> Name
     answers within the objective then, so that a line and the call before it take two thirds of that."""
     label = name + told
     yield f"peers-goodput.{label}.versions", figure(serve_peers.versions(name))
-    with peer(name, "medium") as (server, requests):
+    with peer(name, "medium", kinds=1) as (server, requests):
         kind, request = next(iter(requests.items()))
         sustained = sustains(server, [request], name)
         if not told:
@@ -387,7 +387,7 @@ def goodput_of_peer(name: str, told: str, arguments: argparse.Namespace) -> Name
     yield f"peers-goodput.{label}.kind", figure(kind)
     if told:
         limits = serve_peers.Limits(seconds=OBJECTIVE, places=max(1, int(sustained * OBJECTIVE / 3)) if told == TOLD[-1] else None)
-        with peer(name, "medium", limits) as (server, _):
+        with peer(name, "medium", limits, kinds=1) as (server, _):
             for key, one in overloads(server, [request], label, sustained, arguments.seconds, arguments, goals=False):
                 yield f"peers-goodput.{label}.{key}", one
 
@@ -405,10 +405,12 @@ def unless_it_fails(name: str, figures: Named) -> Named:
 
 
 @contextmanager
-def peer(name: str, model: str, limits: serve_peers.Limits | None = None) -> Iterator[tuple[Server, Mapping[str, bytes]]]:
-    """Another server with a net, and requests, by kind, that get the net's own scores."""
+def peer(
+    name: str, model: str, limits: serve_peers.Limits | None = None, *, kinds: int | None = None
+) -> Iterator[tuple[Server, Mapping[str, bytes]]]:  # fmt: skip
+    """Another server with a net, and requests, by kind, that get the net's own scores. kinds: how many of them (default: all)."""
     path, x, image = OUT / f"{model}.onnx", tensor(), picture(0, 96)
-    requests = serve_peers.PEERS[name].requests(model, x, image)
+    requests = dict(list(serve_peers.PEERS[name].requests(model, x, image).items())[:kinds])
     with serve_peers.running(name, path, limits) as server:
         serve_peers.check(server, requests, path, x, image)
         yield server, requests
