@@ -26,11 +26,10 @@ parameters: { key: "path" value: { string_value: "PATH" } }
 if __name__ == "__main__":
     asked = arguments(sys.argv[1:])
     name, port, policy = Path(asked.model).stem, asked.port, "max_queue_delay_microseconds: 0"
-    if asked.places is not None:
-        policy += f" default_queue_policy {{ max_queue_size: {asked.places} }}"
-    elif asked.seconds is not None:
+    if asked.seconds is not None:
         limit = f"timeout_action: REJECT default_timeout_microseconds: {round(1e6 * asked.seconds)}"
-        # With a limit and no delay, one of ten requests waits for half a second until the scheduler looks again.
+        limit = limit if asked.places is None else f"max_queue_size: {asked.places}"
+        # With any policy and no delay, the scheduler sleeps now and then for half a second while requests wait.
         policy = f"max_queue_delay_microseconds: 1000 default_queue_policy {{ {limit} }}"
     words = {"NAME": name, "BATCH": str(BATCH), "POLICY": policy, "PATH": asked.model}
     config = re.sub("|".join(words), lambda found: words[found[0]], CONFIG)
