@@ -29,7 +29,7 @@ if __name__ == "__main__":
     if asked.seconds is not None:
         limit = f"timeout_action: REJECT default_timeout_microseconds: {round(1e6 * asked.seconds)}"
         limit = limit if asked.places is None else f"max_queue_size: {asked.places}"
-        # With any policy and no delay, the scheduler sleeps now and then for half a second while requests wait.
+        # With a policy the scheduler sleeps now and then for half a second while requests wait; less often with a delay and a time limit.
         policy = f"max_queue_delay_microseconds: 1000 default_queue_policy {{ {limit} }}"
     words = {"NAME": name, "BATCH": str(BATCH), "POLICY": policy, "PATH": asked.model}
     config = re.sub("|".join(words), lambda found: words[found[0]], CONFIG)
