@@ -73,9 +73,18 @@ def known_figures(name: str) -> Figures:
     return dict(json.loads(path.read_text())["figures"]) if path.exists() else {}
 
 
+def merged(name: str, figures: Figures) -> Figures:
+    """The figures, and those of former runs that have other names; each with the date and the machine of its run."""
+    path = HERE / "results" / f"{name}.json"
+    known = json.loads(path.read_text()) if path.exists() else {"figures": {}}
+    former = {key: one if "date" in one else {**one, **_when_and_where(known)} for key, one in known["figures"].items()}
+    now = {"date": _today(), "machine": this_machine().text}
+    return {**former, **{key: {**one, **now} for key, one in figures.items()}}
+
+
 def write(name: str, figures: Figures) -> dict[str, Any]:
     """Write benchmarks/results/NAME.json, whole or not at all."""
-    document = {"name": name, "date": datetime.now(UTC).date().isoformat(), "machine": this_machine().text, "figures": figures}
+    document = {"name": name, "date": _today(), "machine": this_machine().text, "figures": figures}
     path = HERE / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}")
@@ -90,6 +99,14 @@ def finish(name: str, figures: Figures) -> None:
         print(told(key, one))
     print(f"{this_machine().text}; load {os.getloadavg()[0]:.1f}; benchmarks/results/{name}.json")
     print(json.dumps(write(name, figures)), flush=True)
+
+
+def _when_and_where(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: document[key] for key in ("date", "machine")}
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()
 
 
 def _short(value: Any) -> Any:

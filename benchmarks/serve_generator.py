@@ -5,10 +5,12 @@
 
 Without --phases each connection asks again as soon as it is answered (saturation). With them requests are due at a constant rate
 (or, with --poisson, at random at that mean rate), whether or not the former ones were answered; one that finds no free connection
-waits for one and its latency goes on counting. That is what wrk2 does; wrk, ab and hey leave that time out.
+waits for one and its latency goes on counting. That is what wrk2 does; wrk, ab and hey leave that time out. A connection that the
+server closes is opened again.
 
 A request file is a whole HTTP/1.1 request. Answers must have a content-length or end with a chunk of zero bytes; their bodies are not
-looked at. samples.npz: due, sent, ended (seconds since the beginning, one number a request), status (0: the connection broke), phase.
+looked at. samples.npz: due, sent, ended (seconds since the beginning, one number a request), status (0: the connection broke, or nothing
+came until 10 seconds after the end), phase.
 """
 
 from __future__ import annotations
@@ -19,11 +21,15 @@ import contextlib
 import gc
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
+GRACE_SECONDS = 10.0
+"""After the end: what is not answered then counts as never answered."""
+COLUMNS = {"due": np.float64, "sent": np.float64, "ended": np.float64, "status": np.int16, "phase": np.int8}
 
 
 @dataclass(slots=True)
@@ -48,6 +54,7 @@ class Load:
     began: float = 0.0
     until: float = 0.0  # closed loop: when to stop; 0: an open loop
     open: int = 0  # requests that are not answered
+    replace: Callable[[], object] = lambda: None  # opens a connection in the place of one that was closed
 
     def now(self) -> float:
         return time.perf_counter() - self.began
@@ -131,6 +138,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         with contextlib.suppress(ValueError):
             self.load.free.remove(self)
+        self.load.replace()
         if self.sample is None:
             return
         sample, self.sample = self.sample, None
@@ -153,11 +161,29 @@ def times(phases: list[tuple[float, float]], poisson: bool) -> Iterator[tuple[in
 
 
 async def run(arguments: argparse.Namespace) -> Load:
-    """All of it; what is not answered 10 seconds after the end counts as never answered."""
+    """All of it."""
     load = Load(requests=[path.read_bytes() for path in arguments.requests])
     loop = asyncio.get_running_loop()
     host, port = arguments.address.split(":")
-    connections = [(await loop.create_connection(lambda: Connection(load), host, int(port)))[1] for _ in range(arguments.connections)]
+
+    async def connect() -> Connection:
+        return (await loop.create_connection(lambda: Connection(load), host, int(port)))[1]
+
+    async def replace() -> None:
+        while True:
+            try:
+                (await connect()).go_on()
+                return
+            except OSError:  # nobody listens, or the line is full
+                await asyncio.sleep(0.1)
+
+    connections, replacing = [await connect() for _ in range(arguments.connections)], set[asyncio.Task[None]]()
+
+    def begin_replacing() -> None:
+        replacing.add(task := loop.create_task(replace()))
+        task.add_done_callback(replacing.discard)
+
+    load.replace = begin_replacing
     load.began = time.perf_counter()
     if arguments.phases:
         load.free.extend(connections)
@@ -170,9 +196,12 @@ async def run(arguments: argparse.Namespace) -> Load:
         for connection in connections:
             connection.go_on()
         await asyncio.sleep(arguments.seconds)
-    deadline = time.perf_counter() + 10
+    deadline = time.perf_counter() + GRACE_SECONDS
     while (load.open or load.line) and time.perf_counter() < deadline:
         await asyncio.sleep(0.01)
+    for sample in load.samples:
+        if not sample.ended:
+            sample.status = 0  # the head of its answer may have come
     return load
 
 
@@ -199,8 +228,8 @@ def main() -> None:
     gc.disable()
     with runner:
         load = runner.run(run(arguments))
-    columns = {name: np.array([getattr(s, name) for s in load.samples]) for name in ("due", "sent", "ended", "status", "phase")}
-    np.savez(arguments.out, **columns)
+    columns = {name: np.array([getattr(s, name) for s in load.samples], kind) for name, kind in COLUMNS.items()}
+    np.savez_compressed(arguments.out, **columns)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     make bench-serve
     python benchmarks/serve_load.py --only cpu --seconds 5
-    python benchmarks/serve_load.py --only goodput --minutes 5
+    python benchmarks/serve_load.py --only goodput --minutes 5 --models medium --multiples 1.3
+    python benchmarks/serve_load.py --only peers-goodput --seconds 15 --models triton mosec
 
 The server runs on one core and the load on another, each pinned (`taskset`): on a machine of two cores they would otherwise take turns.
 So all figures are those of ONE core, the runtime with one thread. The generator (serve_generator.py) is a process of its own that
@@ -10,23 +11,31 @@ counts latency from when a request was due; raw samples are kept in out/bench-se
 process, user and system, divided by the answers: it holds on a shared machine too, requests a second do not.
 
 Sections: cpu (CPU of a request on a net of about 0.06 ms, 16 connections), throughput (saturation, over what the runtime alone does at its
-best batch size, decoding added where pictures come in), batching (the rate that keeps the objective, with it and without), goodput
-(within the objective, at multiples of the rate that was sustained), peers (cpu, of servers that are installed in out/serve-peers, see
-serve_peers).
+best batch size, decoding added where pictures come in), batching (the rate that keeps the objective, with it and without), lone (a
+request that comes alone), goodput (within the objective, at multiples of the rate that was sustained; memory; recovery), peers (cpu, of
+servers that are installed in out/serve-peers, see serve_peers) and peers-goodput (goodput of those, at multiples of what each of them
+sustains: NAME as it is, and where it has such settings NAME-limit with the objective as its time limit, NAME-line with a short line).
+
+Sections, models, peers and multiples can be run one at a time: what is measured takes the place of figures of the same names in
+benchmarks/results/serve-load.json and leaves the others. Each figure has the date and the machine of its run, and `seconds`, how long
+its load was, where that is asked for.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import serve_peers
-from common import ROOT, Figures, figure, finish, known_figures, write
+from common import ROOT, Figures, figure, finish, merged, write
 from serve_models import NETS, SIDE, finished, net, picture
 from serve_rig import (
     SERVER_CORE,
@@ -39,6 +48,7 @@ from serve_rig import (
     least,
     load,
     post,
+    watched,
 )
 
 from hasten.bundle.read import Bundle
@@ -48,6 +58,12 @@ OUT = ROOT / "out" / "bench-serve"
 OBJECTIVE = 0.05
 GOALS_MS = {"binary": 0.20, "json": 1.6, "base64": 0.6}
 GOODPUT = {0.95: 0.98, 1.3: 0.70, 2.0: 0.45}
+"""By what is offered, over what is sustained: the share that should be answered in time."""
+FLAT = 0.02
+"""By how much of itself memory may grow between the second and the last fifth of a load."""
+CALM_SECONDS = 5.0
+TOLD = ("", "-limit", "-line")
+"""What another server is told of the objective: nothing; its time limit is the objective; and only so many may wait."""
 Named = Iterator[tuple[str, dict[str, object]]]
 
 
@@ -227,35 +243,74 @@ def batching(arguments: argparse.Namespace) -> Named:
         yield f"batching.{name}.gain_of_the_runtime_alone", figure(own.best_rate() * own.seconds[1])
 
 
-def goodput(arguments: argparse.Namespace) -> Named:
-    """Answers in time, by how much is offered; a lone request; memory; recovery."""
+def lone(arguments: argparse.Namespace) -> Named:
+    """A request that comes alone. The keys are those of goodput, whose part this was."""
     for name, case in chosen(arguments):
         path = bundle_of(name)
         if path is None:
             continue
         own, requests = alone(path, case.pictures, 2.0), requests_of(name, case)
         with hasten(path, "--slo", "50ms") as server:
-            took, floor, null = lone(path, server, requests, name)
-            yield f"goodput.{name}.lone_request_ms", figure(1e3 * took)
-            yield f"goodput.{name}.lone_request_over_runtime_ms", figure(1e3 * (took - own.now_and_then), at_most=1.0)
-            yield f"goodput.{name}.lone_request_over_floor_ms", figure(1e3 * (took - floor))
-            yield f"goodput.{name}.lone_request_to_a_server_that_does_nothing_ms", figure(1e3 * null)
-            yield f"goodput.{name}.lone_request_over_warm_runtime_ms", figure(1e3 * (took - own.seconds[1] - own.decode))
-            load(server, requests, keep=OUT / "warm.npz", connections=4, seconds=3)
-            sustained = sustained_rate(server, requests, name)
-            yield f"goodput.{name}.sustained_per_second", figure(sustained)
-            memory = server.memory_bytes()
-            for factor, goal in GOODPUT.items():
-                phases = f"{factor * sustained}:{60 * arguments.minutes},{0.3 * sustained}:5"
-                keep = OUT / f"goodput-{name}-{factor}.npz"
-                samples = load(server, requests, keep=keep, connections=arguments.connections, phases=phases)
-                yield f"goodput.{name}.at_{factor}x", figure(samples.goodput(0, OBJECTIVE), at_least=goal)
-                yield f"goodput.{name}.no_answer_at_{factor}x", figure(int((samples.status == 0).sum()), at_most=0)
-                yield f"goodput.{name}.recovery_seconds_after_{factor}x", figure(recovery(samples, OBJECTIVE), at_most=1.0)
-            yield f"goodput.{name}.memory_growth_mb", figure((server.memory_bytes() - memory) / 1e6)
+            took, floor, null = now_and_then(path, server, requests, name)
+        yield f"goodput.{name}.lone_request_ms", figure(1e3 * took)
+        yield f"goodput.{name}.lone_request_over_runtime_ms", figure(1e3 * (took - own.now_and_then), at_most=1.0)
+        yield f"goodput.{name}.lone_request_over_floor_ms", figure(1e3 * (took - floor))
+        yield f"goodput.{name}.lone_request_to_a_server_that_does_nothing_ms", figure(1e3 * null)
+        yield f"goodput.{name}.lone_request_over_warm_runtime_ms", figure(1e3 * (took - own.seconds[1] - own.decode))
 
 
-def lone(path: Path, server: Server, requests: list[bytes], name: str, *, rounds: int = 3) -> tuple[float, float, float]:
+def goodput(arguments: argparse.Namespace) -> Named:
+    """Answers in time, by how much is offered; memory; recovery."""
+    for name, case in chosen(arguments):
+        path = bundle_of(name)
+        if path is None:
+            print(f"  skipped: no bundle of {name}: make bench-main-models")
+            continue
+        with hasten(path, "--slo", "50ms") as server:
+            requests, seconds = requests_of(name, case), 60 * arguments.minutes
+            for key, one in overloads(server, requests, name, sustains(server, requests, name), seconds, arguments, goals=True):
+                yield f"goodput.{name}.{key}", one
+
+
+def sustains(server: Server, requests: list[bytes], name: str) -> float:
+    """sustained_rate of a server that has just been started."""
+    load(server, requests, keep=OUT / "warm.npz", connections=4, seconds=3)
+    return sustained_rate(server, requests, name)
+
+
+def overloads(
+    server: Server, requests: list[bytes], name: str, sustained: float, seconds: float, arguments: argparse.Namespace, *, goals: bool,
+) -> Named:  # fmt: skip
+    """What a server does at multiples of the rate that it sustains. seconds: of each load; goals: whether hasten's are its own."""
+    yield "sustained_per_second", figure(sustained)
+    for factor in arguments.multiples or GOODPUT if sustained else ():
+        load(server, requests, keep=OUT / "warm.npz", connections=4, seconds=2)  # after it nothing is left of the load before
+        phases, keep = f"{factor * sustained}:{seconds},{0.3 * sustained}:{CALM_SECONDS}", OUT / f"goodput-{name}-{factor}.npz"
+        with watched(server, min(seconds / 50, 2.0)) as memory:
+            samples = load(server, requests, keep=keep, connections=arguments.connections, phases=phases)
+        asked = samples.phase == 0
+        late, silent = samples.good & (samples.latency > OBJECTIVE), samples.status == 0
+        found = {
+            "offered_per_second": figure(factor * sustained),
+            "": figure(samples.goodput(0, OBJECTIVE), at_least=GOODPUT.get(factor) if goals else None),
+            "late": figure(float(late[asked].mean())),
+            "no_answer": figure(int(silent.sum()), at_most=0 if goals else None),
+            "recovery_seconds_after": figure(recovery(samples, OBJECTIVE), at_most=1.0 if goals else None),
+            "memory_mb": figure(max(size for _, size in memory) / 1e6),
+            "memory_growth": figure(growth([size for at, size in memory if at <= seconds]), at_most=FLAT if goals else None),
+        }
+        for key, one in found.items():
+            yield f"{key}{'_' if key else ''}{'' if key.endswith('after') else 'at_'}{factor}x", {**one, "seconds": seconds}
+
+
+def growth(memory: Sequence[int]) -> float:
+    """By how much of itself it grew between the second fifth, when what is kept for later is there, and the last."""
+    fifth = len(memory) // 5
+    early, late = np.median(memory[fifth : 2 * fifth]), np.median(memory[-fifth:])
+    return float(late / early - 1)
+
+
+def now_and_then(path: Path, server: Server, requests: list[bytes], name: str, *, rounds: int = 3) -> tuple[float, float, float]:
     """Median seconds of a request that comes alone, 20 a second: to hasten, to the least that a server can do, and to one that does
     nothing, in turn. The last is what the generator and the sockets take, which every server pays."""
     with least(path) as floor, least(path, "--null") as null:
@@ -289,30 +344,86 @@ def recovery(samples: Samples, objective: float) -> float:
 def peers(arguments: argparse.Namespace) -> Named:
     """CPU of a request of other servers, with the same net, the runtime's part included."""
     net("tiny", OUT / "tiny")
-    for name, peer in serve_peers.PEERS.items():
-        if (arguments.models and name not in arguments.models) or not serve_peers.installed(name):
-            continue
-        try:
-            with serve_peers.running(name, OUT / "tiny.onnx") as server:
-                for kind, request in peer.requests(tensor(), picture(0, 96)).items():
-                    load(server, [request], keep=OUT / "warm.npz", connections=16, seconds=2)
-                    before = server.cpu_seconds()
-                    samples = load(server, [request], keep=OUT / f"{name}-{kind}.npz", connections=16, seconds=arguments.seconds)
-                    if not samples.good.all():
-                        print(f"  {name}, {kind}: statuses {np.unique(samples.status, return_counts=True)}")
-                        continue
-                    yield f"peers.{name}.{kind}.total_ms", figure(1e3 * (server.cpu_seconds() - before) / len(samples.good))
-                    yield f"peers.{name}.{kind}.answers_per_second", figure(samples.rate())
-        except RuntimeError as error:
-            print(f"  {name}: {error}")
+    for name in serve_peers.PEERS:
+        if wanted(name, name, arguments):
+            yield from unless_it_fails(name, cpu_of_peer(name, arguments.seconds))
+
+
+def cpu_of_peer(name: str, seconds: float) -> Named:
+    with peer(name, "tiny") as (server, requests):
+        yield f"peers.{name}.versions", figure(serve_peers.versions(name))
+        for kind, request in requests.items():
+            load(server, [request], keep=OUT / "warm.npz", connections=16, seconds=2)
+            before = server.cpu_seconds()
+            samples = load(server, [request], keep=OUT / f"{name}-{kind}.npz", connections=16, seconds=seconds)
+            used = server.cpu_seconds() - before
+            if not samples.good.all():
+                print(f"  {name}, {kind}: statuses {np.unique(samples.status, return_counts=True)}")
+                continue
+            yield f"peers.{name}.{kind}.total_ms", {**figure(1e3 * used / len(samples.good)), "seconds": seconds}
+            yield f"peers.{name}.{kind}.answers_per_second", {**figure(samples.rate()), "seconds": seconds}
+
+
+def peers_goodput(arguments: argparse.Namespace) -> Named:
+    """goodput of other servers, with tensors as bytes, or as JSON where they know no bytes."""
+    net("medium", OUT / "medium")
+    for name, one in serve_peers.PEERS.items():
+        for told in TOLD if one.limited else TOLD[:1]:
+            if wanted(name, name + told, arguments):
+                yield from unless_it_fails(name, goodput_of_peer(name, told, arguments))
+
+
+def goodput_of_peer(name: str, told: str, arguments: argparse.Namespace) -> Named:
+    """What it is offered are multiples of what it sustains when it is told nothing of the objective. A short line is a third of what it
+    answers within the objective then, so that a line and the call before it take two thirds of that."""
+    label = name + told
+    yield f"peers-goodput.{label}.versions", figure(serve_peers.versions(name))
+    with peer(name, "medium", kinds=1) as (server, requests):
+        kind, request = next(iter(requests.items()))
+        sustained = sustains(server, [request], name)
+        if not told:
+            for key, one in overloads(server, [request], label, sustained, arguments.seconds, arguments, goals=False):
+                yield f"peers-goodput.{label}.{key}", one
+    yield f"peers-goodput.{label}.kind", figure(kind)
+    if told:
+        limits = serve_peers.Limits(seconds=OBJECTIVE, places=max(1, int(sustained * OBJECTIVE / 3)) if told == TOLD[-1] else None)
+        with peer(name, "medium", limits, kinds=1) as (server, _):
+            for key, one in overloads(server, [request], label, sustained, arguments.seconds, arguments, goals=False):
+                yield f"peers-goodput.{label}.{key}", one
+
+
+def wanted(name: str, label: str, arguments: argparse.Namespace) -> bool:
+    return serve_peers.installed(name) and (not arguments.models or label in arguments.models)
+
+
+def unless_it_fails(name: str, figures: Named) -> Named:
+    """A server that does not start, or answers wrongly, is told of and left out."""
+    try:
+        yield from figures
+    except RuntimeError as error:
+        print(f"  {name}: {error}")
+
+
+@contextmanager
+def peer(
+    name: str, model: str, limits: serve_peers.Limits | None = None, *, kinds: int | None = None
+) -> Iterator[tuple[Server, Mapping[str, bytes]]]:  # fmt: skip
+    """Another server with a net, and requests, by kind, that get the net's own scores. kinds: how many of them (default: all)."""
+    path, x, image = OUT / f"{model}.onnx", tensor(), picture(0, 96)
+    requests = dict(list(serve_peers.PEERS[name].requests(model, x, image).items())[:kinds])
+    with serve_peers.running(name, path, limits) as server:
+        serve_peers.check(server, requests, path, x, image)
+        yield server, requests
 
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], Named]] = {
     "cpu": cpu,
     "throughput": throughput,
     "batching": batching,
+    "lone": lone,
     "goodput": goodput,
     "peers": peers,
+    "peers-goodput": peers_goodput,
 }
 
 
@@ -320,17 +431,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="what the server adds to the runtime, and how it keeps its promise")
     parser.add_argument("--only", choices=SECTIONS, nargs="*", help="sections (default: all)")
     parser.add_argument("--models", nargs="*", metavar="NAME", help="models, or peers (default: all)")
-    parser.add_argument("--seconds", type=float, default=6.0, help="of one load at saturation (default: %(default)s)")
+    parser.add_argument("--multiples", nargs="*", type=float, metavar="X", help="of what is sustained (default: 0.95 1.3 2)")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of one load at saturation, or of peers-goodput (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=1.0, help="of one load of goodput (default: %(default)s)")
     parser.add_argument("--connections", type=int, default=512, help="of goodput (default: %(default)s)")
     arguments = parser.parse_args()
-    figures: Figures = known_figures(NAME) if arguments.only else {}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers and generators are ended on the way out
+    figures: Figures = {}
     for section in arguments.only or SECTIONS:
         for key, one in SECTIONS[section](arguments):
             figures[key] = one
             print(f"  {key}: {one['value']}", flush=True)
-        write(NAME, figures)
-    finish(NAME, figures)
+        write(NAME, merged(NAME, figures))
+    finish(NAME, merged(NAME, figures))
 
 
 if __name__ == "__main__":

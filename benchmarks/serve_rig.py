@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import re
@@ -35,16 +37,37 @@ class Server:
     address: str
     process: psutil.Process
 
+    def family(self) -> list[psutil.Process]:
+        """It and its children, and theirs."""
+        return [self.process, *self.process.children(recursive=True)]
+
     def cpu_seconds(self) -> float:
-        """What it and its children have used until now."""
+        """What it and its children have used until now, those that have ended included: their parent has what they used."""
         total = 0.0
-        for process in (self.process, *self.process.children(recursive=True)):
-            used = process.cpu_times()
-            total += used.user + used.system
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                used = process.cpu_times()
+                total += used.user + used.system + used.children_user + used.children_system
         return total
 
     def memory_bytes(self) -> int:
-        return sum(process.memory_info().rss for process in (self.process, *self.process.children(recursive=True)))
+        total = 0
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += process.memory_info().rss
+        return total
+
+    def ask(self, request: bytes) -> tuple[Mapping[str, str], bytes]:
+        """The headers and the body of the answer to a whole HTTP request. RuntimeError where it is not 200."""
+        host, port = self.address.split(":")
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(request)
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            body = answer.read()
+        if answer.status != 200:
+            raise RuntimeError(f"{answer.status} {body[:500]!r}")
+        return answer.headers, body
 
     def metrics(self) -> dict[str, float]:
         """The numbers of hasten's /metrics, labels left out, equal names added up."""
@@ -106,6 +129,26 @@ def started(
             yield Server(address=where, process=psutil.Process(child.pid))
         finally:
             _stop(child)
+
+
+@contextmanager
+def watched(server: Server, every: float) -> Iterator[list[tuple[float, int]]]:
+    """The memory of a server meanwhile: seconds since the beginning, and bytes, every so many seconds."""
+    seen: list[tuple[float, int]] = []
+    over, began = threading.Event(), time.monotonic()
+
+    def watch() -> None:
+        while not over.wait(every):
+            with contextlib.suppress(psutil.NoSuchProcess):  # who is gone is missed by those who ask him
+                seen.append((time.monotonic() - began, server.memory_bytes()))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
 
 
 def _found(child: subprocess.Popen[str], find: Callable[[str], list[str]]) -> str:

@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
 SIDE = 64
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What every server is called with: MODEL PORT [SECONDS [PLACES]]. seconds: the objective, where it is told; places: how many
+    requests may wait, where that is limited too."""
+
+    model: str
+    port: int
+    seconds: float | None = None
+    places: int | None = None
+
+
+def arguments(values: list[str]) -> Arguments:
+    model, port, *limits = values
+    return Arguments(model, int(port), *(kind(value) for kind, value in zip((float, int), limits, strict=False)))
 
 
 def session(path: str) -> Any:

@@ -1,16 +1,18 @@
-"""LitServe with dynamic batching: JSON with numbers or with a base64 picture. Arguments: model, port."""
+"""LitServe with dynamic batching: JSON with numbers or with a base64 picture. Arguments: see _net."""
 
 import sys
 from typing import Any
 
 import litserve
 import numpy as np
-from _net import from_base64, from_json, session
+from _net import BATCH, arguments, from_base64, from_json, session
+
+ASKED = arguments(sys.argv[1:])
 
 
 class Api(litserve.LitAPI):
     def setup(self, device: str) -> None:
-        self.session = session(sys.argv[1])
+        self.session = session(ASKED.model)
 
     def decode_request(self, request) -> np.ndarray:  # type: ignore[no-untyped-def]  # of a type, LitServe would make a schema
         return from_base64(request["image"]) if "image" in request else from_json(request["data"])
@@ -29,5 +31,7 @@ class Api(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    server = litserve.LitServer(Api(max_batch_size=16, batch_timeout=0.0), accelerator="cpu", workers_per_device=1)
-    server.run(host="127.0.0.1", port=int(sys.argv[2]), num_api_servers=1, log_level="warning", generate_client_file=False)
+    # The limit is one of the time in line. That of the line's length has no setting; half of the objective leaves the call its time.
+    limits = {} if ASKED.seconds is None else {"timeout": ASKED.seconds if ASKED.places is None else ASKED.seconds / 2}
+    server = litserve.LitServer(Api(max_batch_size=BATCH, batch_timeout=0.001), accelerator="cpu", workers_per_device=1, **limits)
+    server.run(host="127.0.0.1", port=ASKED.port, num_api_servers=1, log_level="warning", generate_client_file=False)

@@ -1,4 +1,4 @@
-"""mosec with dynamic batching: raw bytes, JSON with numbers, or a base64 picture. Arguments: model, port."""
+"""mosec with dynamic batching: raw bytes, JSON with numbers, or a base64 picture. Arguments: see _net."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import sys
 from typing import Any
 
 import numpy as np
-from _net import SIDE, from_base64, from_json, session
+from _net import BATCH, SIDE, arguments, from_base64, from_json, session
 
 if not sys.argv[1].startswith("-"):  # in its worker processes they are mosec's already
-    os.environ["BENCH_MODEL"] = sys.argv[1]
-    sys.argv = [sys.argv[0], "--address", "127.0.0.1", "--port", sys.argv[2], "--log-level", "error"]
+    asked = arguments(sys.argv[1:])
+    os.environ["BENCH_MODEL"] = asked.model
+    flags = {"address": "127.0.0.1", "port": asked.port, "log-level": "error"}
+    flags |= {} if asked.seconds is None else {"timeout": round(1000 * asked.seconds)}
+    flags |= {} if asked.places is None else {"capacity": asked.places}
+    sys.argv = [sys.argv[0], *(part for name, value in flags.items() for part in (f"--{name}", str(value)))]
 
 from mosec import Server, Worker  # it reads the arguments when it is imported
 
@@ -36,5 +40,5 @@ class Net(Worker):
 
 if __name__ == "__main__":
     server = Server()
-    server.append_worker(Net, num=1, max_batch_size=16, max_wait_time=1)
+    server.append_worker(Net, num=1, max_batch_size=BATCH, max_wait_time=1)
     server.run()
