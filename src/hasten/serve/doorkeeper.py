@@ -37,17 +37,21 @@ class Doorkeeper:
         if all(model.idle for model in self.service.models):
             return None
         task = scope["path"].startswith("/api/")
-        headers = dict(scope["headers"])
         model = self._model(scope, task)
-        if model is None or not body or len(body) > self.service.limits.body_bytes or b"content-encoding" in headers:
+        if model is None:
             return None
-        if not (_is_plain_task(headers, scope["query_string"], body, model) if task else _is_plain_infer(headers, body)):
+        error = model.too_late(Wish(arrived=now()), self.service.decoded(picture=task))
+        if error is None or not self._is_plain(scope, body, model, task):
             return None
-        try:
-            self.service.check_time(model, Wish(arrived=now()), picture=task)
-        except Overloaded as error:
-            return self._told(error, task, scope["path"])
-        return None
+        model.meter.refused(error)
+        return self._told(error, task, scope["path"])
+
+    def _is_plain(self, scope: _Scope, body: bytes | bytearray, model: Model, task: bool) -> bool:
+        """Whether the forecast is about this request: it is surely an interactive one, and not wrong for another reason."""
+        headers = dict(scope["headers"])
+        if not body or len(body) > self.service.limits.body_bytes or b"content-encoding" in headers:
+            return False
+        return _is_plain_task(headers, scope["query_string"], body, model) if task else _is_plain_infer(headers, body)
 
     def _told(self, error: Overloaded, task: bool, path: str) -> Response:
         """The answer, which is made once: what it says has whole seconds in it and nothing else that changes."""

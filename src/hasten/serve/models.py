@@ -172,18 +172,22 @@ class Model:
         finally:
             self._decoding.remove(wish.arrived)
 
-    def check_time(self, wish: Wish, at: float) -> None:
-        """Raises Overloaded where a request that is decoded at `at` cannot be answered by its deadline: decoding it is work for nothing.
+    def too_late(self, wish: Wish, at: float) -> Overloaded | None:
+        """Why a request that is decoded at `at` cannot be answered by its deadline: decoding it is work for nothing. None: it may be in time.
 
         Where nobody else is here, whoever is not too late already is tried.
         """
         deadline = self.deadline(wish)
         what, late = "decoded", at - deadline
         if late <= 0 and self._batcher is not None and not self.idle and deadline < math.inf:
-            ahead = sum(arrived < wish.arrived for arrived in tuple(self._decoding))
+            ahead = sum(arrived < wish.arrived for arrived in tuple(self._decoding)) if self._decoding else 0
             what, late = "answered", self._batcher.lateness(deadline=deadline, priority=wish.priority, ready=at, ahead=ahead)
-        if late > 0:
-            self.meter.refused(error := Overloaded(f"cannot be {what} by its deadline", retry_after_seconds=late))
+        return Overloaded(f"cannot be {what} by its deadline", retry_after_seconds=late) if late > 0 else None
+
+    def check_time(self, wish: Wish, at: float) -> None:
+        """Raises Overloaded where it is `too_late`."""
+        if (error := self.too_late(wish, at)) is not None:
+            self.meter.refused(error)
             raise error
 
     async def close(self) -> None:

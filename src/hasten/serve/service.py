@@ -131,7 +131,7 @@ class Service:
 
         Raises Overloaded where it will be too late when a thread has done it, or is too late already when one is free.
         """
-        self.check_time(model, wish, picture=size is None)
+        model.check_time(wish, self.decoded(picture=size is None))
 
         def checked() -> T:
             began = now()
@@ -146,15 +146,13 @@ class Service:
         with model.decoding(wish):
             return await self._timed(model, "decode", checked if size is None else function, here=False)
 
-    def check_time(self, model: Model, wish: Wish, *, picture: bool) -> None:
-        """Raises Overloaded where who comes now would be answered too late. picture: whether a thread has to decode it first."""
-        model.check_time(wish, self._decoded() if picture else now())
-
-    def _decoded(self) -> float:
-        """When a picture that came now would be decoded, those that wait for a thread first. An idle pool tries any: it has to learn."""
+    def decoded(self, *, picture: bool) -> float:
+        """When what came now would be decoded. A picture needs a thread: those that wait for one are first. An idle pool tries any: it has to
+        learn."""
+        if not picture or not self.pool.borrowed_tokens:
+            return now()
         pool = self.pool.statistics()
-        turns = 1 + pool.tasks_waiting / pool.total_tokens if pool.borrowed_tokens else 0.0
-        return now() + turns * self.decode_seconds
+        return now() + (1 + pool.tasks_waiting / pool.total_tokens) * self.decode_seconds
 
     async def encode(self, model: Model, size: int, function: Callable[[], T]) -> T:
         """`function()`, which makes an answer of `size` bytes of numbers: in a thread unless that is little."""
