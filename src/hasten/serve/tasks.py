@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -64,7 +64,8 @@ class Tasks:
                     raise HTTPException(
                         422, f"{model.name} does not classify pictures: ask it with /v1/predict or /v2/models/{model.name}/infer"
                     )
-                tensors = await self.service.decode(model, wish, lambda: model.bundle.prepare(asked.picture))
+                size = len(asked.picture) if model.bundle.manifest.preprocess.is_quick(asked.picture) else None
+                tensors = await self.service.decode(model, wish, lambda: model.bundle.prepare(asked.picture), size=size)
                 outputs = await self.service.infer(request, chosen, tensors, wish)
                 size = sum(array.nbytes for array in outputs.values())
                 answer = await self.service.encode(model, size, lambda: _answer(model, outputs, asked.top))
@@ -75,7 +76,7 @@ def _answer(model: Model, outputs: Mapping[str, Any], top: int) -> bytes:
     for name, array in outputs.items():
         codec.finite(name, array)
     (guesses,) = model.bundle.guesses(outputs, top=top)
-    answer = {"model": model.name, "version": model.version, "predictions": [asdict(guess) for guess in guesses]}
+    answer = {"model": model.name, "version": model.version, "predictions": [vars(guess) for guess in guesses]}
     return codec.to_json(answer)
 
 
