@@ -135,8 +135,10 @@ class ImagePreprocess(BaseModel):
 
 
 def _small_jpeg(encoded: bytes) -> tuple[int, int] | None:
-    """Height and width of a JPEG whose head is plain and tells of a small picture in one scan; None for all else. Other formats, more scans,
-    and what stands in the head twice can make much work of few bytes."""
+    """Height and width of a JPEG whose head is plain and tells of a small picture in one scan; None for all else.
+
+    Other formats, more scans, and a head that says its size twice can make much work of few bytes.
+    """
     if len(encoded) > SMALL_BYTES or encoded[:2] != b"\xff\xd8" or encoded.count(_SCAN) != 1:
         return None
     at, size = 2, None

@@ -24,9 +24,10 @@ from .infer import Answer, InferRequest, may_be_bulk, read_request, write_respon
 from .models import Model, Wish
 from .router import Assignment
 from .schedule import Priority
-from .service import Service, now
+from .service import Service, header, now
 
 HEADER = "Inference-Header-Content-Length"
+_HEADER = HEADER.lower().encode()
 EXTENSIONS = ("binary_tensor_data", "schedule_policy", "model_repository")
 
 
@@ -112,7 +113,7 @@ def metadata(model: Model, versions: list[str]) -> dict[str, Any]:
 
 
 def _header_length(request: Request) -> int | None:
-    text = request.headers.get(HEADER)
+    text = header(request, _HEADER)
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 12):

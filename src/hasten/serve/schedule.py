@@ -153,10 +153,10 @@ class Schedule:
         self._put(ticket, queue)
 
     def is_easy(self, samples: int, deadline: float, now: float, *, ready: float = -math.inf) -> bool:
-        """Whether `samples` that come now, or are decoded at `ready`, are surely in time: what `admit` and `wait` work out is not later.
+        """Whether `samples` that come now, or are decoded at `ready`, are surely in time: `admit` and `wait` would say so too.
 
-        Where all who wait are of one shape and fit into one call with them, that is one call after the one under way, and no call of those is
-        longer than one of b*. Where a worker is free and nobody waits, working it out is as quick.
+        Where all who wait are of one shape and fit into one call with them, these say at most: when the first call under way ends,
+        the pause, and a call of b*. Where a worker is free and nobody waits, they are as quick themselves.
         """
         if len(self._queues) != 1 or not self._workers or (len(self._running) < self._workers and not len(self)):
             return False

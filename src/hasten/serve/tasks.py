@@ -24,7 +24,7 @@ from . import codec
 from .models import Model, Wish
 from .openapi import document
 from .schedule import Priority
-from .service import Service, now
+from .service import Service, header, now
 
 FIELDS = ("image_base64", "model", "priority", "timeout_seconds", "top_k")
 _MOST_TOP = 1000
@@ -82,7 +82,7 @@ def _answer(model: Model, outputs: Mapping[str, Any], top: int) -> bytes:
 
 async def _read(request: Request, body: bytes) -> _Asked:
     """The request in whichever of its forms. Raises DataError, HTTPException, MissingExtra for a form without the extra `serve`."""
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    kind = (header(request, b"content-type") or "").split(";")[0].strip().lower()
     if kind == "application/json":
         fields = codec.parse_json(body)
         return _asked(codec.from_base64("image_base64", fields.get("image_base64")), fields)
