@@ -155,20 +155,20 @@ class Schedule:
     def is_easy(self, samples: int, deadline: float, now: float, *, ready: float = -math.inf) -> bool:
         """Whether `samples` that come now, or are decoded at `ready`, are surely in time: `admit` and `wait` would say so too.
 
-        Where all who wait are of one shape and fit into one call with them, these say at most: when the first call under way ends,
-        the pause, and a call of b*. Where a worker is free and nobody waits, they are as quick themselves.
+        Where all who wait are of one shape, these say at most what one worker would take for them, in calls of b*, after the call that it
+        makes. Where a worker is free and nobody waits, they are as quick themselves.
         """
         if len(self._queues) != 1 or not self._workers or (len(self._running) < self._workers and not len(self)):
             return False
         (queue,) = self._queues.values()
-        best = self._best(queue)
-        if sum(queue.samples) + samples > best:
-            return False
+        curve, best = queue.curve, self._best(queue)
         free = now + self._back_seconds
         if len(self._running) >= self._workers:
-            turn, curve, began = self._running[0]
-            free = max(now, began + curve.seconds(turn.size))
-        return max(free + self._pause, ready) + queue.curve.cautious(best) <= deadline - _ROUNDING
+            turn, running, began = self._running[0]
+            free = max(now, began + running.seconds(turn.size))
+        before = (sum(queue.samples) + samples - 1) // best
+        end = free + self._pause + (before * (curve.seconds(best) + self._pause) if before else 0.0)
+        return max(end, ready) + curve.cautious(max(best, samples)) <= deadline - _ROUNDING
 
     def wait(self, ticket: Ticket, now: float, *, ready: float = -math.inf) -> float:
         """Seconds until `ticket`, whose shape is not known yet, would be answered, if it is like those of the last that came.
