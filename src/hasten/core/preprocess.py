@@ -149,7 +149,7 @@ def _small_jpeg(encoded: bytes) -> tuple[int, int] | None:
         elif marker not in _SKIPPED:
             return None
         at += 2 + length
-    return size if size is not None and max(size) <= SMALL_SIDE else None
+    return size if size is not None and min(size) > 0 and max(size) <= SMALL_SIDE else None
 
 
 def open_picture(picture: Any, mode: Literal["RGB", "L"]) -> Any:

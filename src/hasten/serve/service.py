@@ -96,7 +96,7 @@ class Service:
         return hold
 
     async def decode(self, model: Model, wish: Wish, function: Callable[[], T], *, size: int | None = None) -> T:
-        """`function()`, which makes tensors of `size` bytes: in a thread unless that is little. None: always in a thread, as for pictures.
+        """`function()`, which makes tensors of `size` bytes: in a thread unless that is little. None: always in a thread, as most pictures.
 
         Raises Overloaded where it will be too late when a thread has done it, or is too late already when one is free.
         """
