@@ -12,7 +12,7 @@ from serve_simulation import Fifo, Outcome, poisson, simulate
 
 from hasten.core.errors import Overloaded, QueueFull
 from hasten.serve.curve import Curve
-from hasten.serve.schedule import Priority, Schedule, Ticket
+from hasten.serve.schedule import Priority, Schedule, Ticket, Turn
 
 OBJECTIVE = 0.0505  # between two sizes, so that rounding does not decide which is the best batch
 
@@ -346,7 +346,7 @@ def test_who_is_let_in_without_a_forecast_would_have_been_let_in_by_it(seed: int
     for _ in range(60):
         workers = draw.randint(1, 3)
         line = Schedule(curve(), objective=draw.choice([0.02, 0.1, math.inf]), workers=workers)
-        now, running = 0.0, []
+        now, running = 0.0, list[Turn]()
         for _ in range(100):
             now += draw.expovariate(200)
             shape = "rare" if draw.random() < 0.003 else "usual"

@@ -204,7 +204,7 @@ class _Body:
         declared = header(self.request, b"content-length") or ""
         if declared.isdigit() and int(declared) > limit:
             raise _too_large(limit)
-        body = self.request.scope.pop(WHOLE, None)
+        body: bytes | None = self.request.scope.pop(WHOLE, None)
         if body is None:
             chunks = []
             async for chunk in self.request.stream():
