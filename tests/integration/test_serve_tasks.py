@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ with warnings.catch_warnings():
     from starlette.testclient import TestClient
 
 pytest.importorskip("onnx")
+Image = pytest.importorskip("PIL.Image")
 PATH = "/api/v1/classify"
 PICTURE = bundles.pictures(1, seed=4)[0]
 JSON = {"image_base64": base64.b64encode(PICTURE).decode()}
@@ -56,6 +59,20 @@ def test_every_form_of_the_request_gets_the_same_answer(client: TestClient, path
     for answer in answers:
         assert answer.status_code == 200, answer.text
         assert answer.json() == {"model": "toy-model", "version": "1", "predictions": expected(path, 3)}
+
+
+def test_a_small_jpeg_needs_no_thread_and_is_answered_as_every_other(path: Path) -> None:
+    """All threads that decode are taken as long as this lasts."""
+    app = create_app(Bundle.open(path), objective=60.0)
+    Image.open(io.BytesIO(PICTURE)).convert("RGB").save(file := io.BytesIO(), "JPEG")
+    with TestClient(app) as client, Bundle.open(path) as bundle, contextlib.ExitStack() as taken:
+        pool = app.state.service.pool
+        assert client.portal is not None
+        for k in range(int(pool.total_tokens)):
+            client.portal.call(pool.acquire_on_behalf_of, k)
+            taken.callback(client.portal.call, pool.release_on_behalf_of, k)
+        answer = client.post(f"{PATH}?top_k=2", content=file.getvalue(), headers={"content-type": "image/jpeg"})
+        assert answer.json()["predictions"] == [vars(guess) for guess in bundle.classify(file.getvalue(), top=2)[0]]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import random
@@ -11,7 +12,7 @@ from serve_simulation import Fifo, Outcome, poisson, simulate
 
 from hasten.core.errors import Overloaded, QueueFull
 from hasten.serve.curve import Curve
-from hasten.serve.schedule import Priority, Schedule, Ticket
+from hasten.serve.schedule import Priority, Schedule, Ticket, Turn
 
 OBJECTIVE = 0.0505  # between two sizes, so that rounding does not decide which is the best batch
 
@@ -335,3 +336,35 @@ def test_every_request_gets_one_end_whatever_comes() -> None:
     assert outcome.late == []
     assert len(line) == 0
     assert max(outcome.calls) <= max(line.best_batch, 8)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_who_is_let_in_without_a_forecast_would_have_been_let_in_by_it(seed: int) -> None:
+    """Whatever waits and runs, on however many workers, with calls that keep to the curve or do not."""
+    draw = random.Random(seed)
+    easy = tight = 0
+    for _ in range(60):
+        workers = draw.randint(1, 3)
+        line = Schedule(curve(), objective=draw.choice([0.02, 0.1, math.inf]), workers=workers)
+        now, running = 0.0, list[Turn]()
+        for _ in range(100):
+            now += draw.expovariate(200)
+            shape = "rare" if draw.random() < 0.003 else "usual"
+            due = now + draw.choice([0.01, 0.05, 0.2, math.inf])
+            with contextlib.suppress(Overloaded):
+                ticket = Ticket(size=draw.randint(1, 4), shape=shape, deadline=due, priority=Priority(draw.random() < 0.1))
+                line.admit(ticket, now)
+            if running and draw.random() < 0.7:
+                line.finished(now, turn=running.pop(draw.randrange(len(running))))
+            while (turn := line.next(now)).batch:
+                running.append(turn)
+            ahead, ready = draw.choice([0, 0, 1, 5]), now + draw.choice([-math.inf, 0.003, 0.05])
+            for deadline in (now + draw.expovariate(20), now + line.wait(Ticket(size=1, following=ahead), now, ready=ready)):
+                forecast = now + line.wait(Ticket(size=1, following=ahead, deadline=deadline), now, ready=ready)
+                if line.is_easy(1 + ahead, deadline, now, ready=ready):
+                    easy += 1
+                    assert forecast <= deadline
+                else:
+                    tight += forecast > deadline
+    assert easy > 500
+    assert tight > 500

@@ -130,14 +130,16 @@ class Batcher:
             self._leave()
 
     def lateness(self, *, deadline: float, priority: Priority, ready: float, ahead: int = 0) -> float:
-        """Seconds after `deadline` when a sample would be answered, as far as is known before it is decoded; below 0: it is in time.
+        """Seconds after `deadline` when a sample would be answered, as far as is known before it is decoded; 0 or less: it is in time.
 
         ready: when it is decoded; ahead: samples that are being decoded and will be served before it.
         """
         now = self._clock()
         due = self._due(deadline, now)
-        ticket = Ticket(size=1, following=ahead, deadline=due, priority=priority)
         with self._changed:
+            if self._schedule.is_easy(1 + ahead, due, now, ready=ready):
+                return 0.0
+            ticket = Ticket(size=1, following=ahead, deadline=due, priority=priority)
             return now + self._schedule.wait(ticket, now, ready=ready) - due
 
     def _unstaffed(self) -> ReplicaLost:

@@ -6,7 +6,7 @@ import bisect
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 RATE = 0.2
 """How much one call teaches about its own size: the weight of the newest in a moving average of logarithms."""
@@ -34,8 +34,7 @@ class Curve:
         self._learnt = [max(seconds[size], 1e-9) for size in self._sizes]
         self._first = list(itertools.accumulate(self._learnt, max))
         self._rising = self._first
-        self._ratios: deque[float] = deque(maxlen=_REMEMBERED)
-        self._delays: deque[float] = deque(maxlen=_REMEMBERED)
+        self._ratios, self._delays = _Mostly(), _Mostly()
         self._margin, self._delay = 1.0, 0.0
         self._best: dict[float, int] = {}  # by objective, until the next call is observed
 
@@ -74,12 +73,12 @@ class Curve:
         """Learn from a call of `size` samples that took `seconds`."""
         expected = self.seconds(size)
         ratio = seconds / expected
-        self._ratios.append(ratio)
-        self._delays.append(seconds - expected)
-        self._margin, self._delay = max(1.0, _mostly(self._ratios)), max(0.0, _mostly(self._delays))
+        self._margin, self._delay = max(1.0, self._ratios.of(ratio)), max(0.0, self._delays.of(seconds - expected))
         step = min(max(ratio, 1 / _MOST), _MOST)
-        weights = self._weights(size)
-        self._learnt = [known * step ** (RATE * max(weights.get(k, 0.0), _OTHERS)) for k, known in enumerate(self._learnt)]
+        before, others = self._learnt, step ** (RATE * _OTHERS)
+        self._learnt = [known * others for known in before]
+        for k, weight in self._weights(size).items():
+            self._learnt[k] = before[k] * step ** (RATE * max(weight, _OTHERS))
         self._rising = list(itertools.accumulate(self._learnt, max))
         self._best.clear()
 
@@ -92,12 +91,16 @@ class Curve:
         """
         if objective not in self._best:
             largest = self._largest_within(objective / 2)
-            rates = {size: size / (self.seconds(size) + pause) for size in (*(size for size in self._sizes if size < largest), largest)}
-            best = max(rates.values())
-            self._best[objective] = next(size for size, rate in rates.items() if rate >= _GOOD_ENOUGH * best)
+            known = zip(self._sizes, self._rising, strict=True)
+            rates = [(size / (took + pause), size) for size, took in known if size < largest]
+            rates.append((largest / (self.seconds(largest) + pause), largest))
+            best = max(rates)[0]
+            self._best[objective] = next(size for rate, size in rates if rate >= _GOOD_ENOUGH * best)
         return self._best[objective]
 
     def _largest_within(self, seconds: float) -> int:
+        if self.cautious(self.largest) <= seconds:
+            return self.largest
         return max(1, bisect.bisect_right(range(1, self.largest + 1), seconds, key=self.cautious))
 
     def _weights(self, size: int) -> dict[int, float]:
@@ -121,7 +124,17 @@ class Curve:
         return known[k - 1] * (1 - share) + known[k] * share
 
 
-def _mostly(values: Iterable[float]) -> float:
-    """What 19 of 20 of them do not exceed."""
-    ordered = sorted(values)
-    return ordered[math.ceil(_MARGIN_QUANTILE * len(ordered)) - 1]
+class _Mostly:
+    """What 19 of 20 of the newest values do not exceed."""
+
+    def __init__(self) -> None:
+        self._newest: deque[float] = deque()
+        self._ordered: list[float] = []
+
+    def of(self, value: float) -> float:
+        """The same with `value` among them."""
+        if len(self._newest) == _REMEMBERED:
+            del self._ordered[bisect.bisect_left(self._ordered, self._newest.popleft())]
+        self._newest.append(value)
+        bisect.insort(self._ordered, value)
+        return self._ordered[math.ceil(_MARGIN_QUANTILE * len(self._ordered)) - 1]

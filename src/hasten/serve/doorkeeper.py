@@ -15,6 +15,7 @@ from typing import Any
 from starlette.responses import Response
 
 from ..core.errors import Overloaded, UnknownModel
+from ..core.preprocess import SMALL_BYTES
 from .infer import may_be_bulk
 from .models import Model, Wish
 from .problems import answer_to
@@ -37,17 +38,22 @@ class Doorkeeper:
         if all(model.idle for model in self.service.models):
             return None
         task = scope["path"].startswith("/api/")
-        headers = dict(scope["headers"])
         model = self._model(scope, task)
-        if model is None or not body or len(body) > self.service.limits.body_bytes or b"content-encoding" in headers:
+        if model is None:
             return None
-        if not (_is_plain_task(headers, scope["query_string"], body, model) if task else _is_plain_infer(headers, body)):
+        picture = task and len(body) > 2 * SMALL_BYTES  # a smaller one may need no thread, also as base64
+        error = model.too_late(Wish(arrived=now()), self.service.decoded(picture=picture))
+        if error is None or not self._is_plain(scope, body, model, task):
             return None
-        try:
-            self.service.check_time(model, Wish(arrived=now()), picture=task)
-        except Overloaded as error:
-            return self._told(error, task, scope["path"])
-        return None
+        model.meter.refused(error)
+        return self._told(error, task, scope["path"])
+
+    def _is_plain(self, scope: _Scope, body: bytes | bytearray, model: Model, task: bool) -> bool:
+        """Whether the forecast is about this request: it is surely an interactive one, and not wrong for another reason."""
+        headers = dict(scope["headers"])
+        if not body or len(body) > self.service.limits.body_bytes or b"content-encoding" in headers:
+            return False
+        return _is_plain_task(headers, scope["query_string"], body, model) if task else _is_plain_infer(headers, body)
 
     def _told(self, error: Overloaded, task: bool, path: str) -> Response:
         """The answer, which is made once: what it says has whole seconds in it and nothing else that changes."""

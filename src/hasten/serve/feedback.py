@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..core.errors import DataError
 
@@ -15,8 +14,7 @@ MOST_SAMPLES = 256
 MOST_ID = 128
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answered:
+class Answered(NamedTuple):
     """What one request was told. token: the model's; routed: whether chance chose the version; names: of the classes, where they have
     any; classes: the most probable one of each sample."""
 

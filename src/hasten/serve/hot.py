@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from starlette.applications import Starlette
@@ -22,13 +23,14 @@ from .door import Door, Given, given, marks
 from .doorkeeper import Doorkeeper
 from .exchange import Exchange
 from .problems import LEFT, told
-from .service import CANCELS
+from .service import CANCELS, WHOLE
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HOT = ("/api/v1/classify", "/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
 _JOINED_BYTES = 65_536  # a longer body is written by itself: copying it behind its head would take longer than the second write
+_MOST_URLS, _MOST_URL = 256, 1000  # that are remembered, and bytes of one
 _LINGER_SECONDS = 2.0  # for a client who is told that what he sends is no HTTP, and goes on
 
 
@@ -45,7 +47,8 @@ def protocol(app: Starlette) -> type[asyncio.Protocol] | Literal["auto"]:
     keeps = Doorkeeper(service=app.state.service) if doors[0].access is None else None  # keys come before everything
 
     class Bound(base):  # type: ignore[misc, valid-type]  # uvicorn makes one for each connection and passes nothing of ours
-        hot, door, keeper = routes, doors[0], keeps
+        door, keeper = doors[0], keeps
+        find = staticmethod(functools.lru_cache(maxsize=_MOST_URLS)(functools.partial(_find, routes)))  # parsed once while it is asked for
 
     return Bound
 
@@ -125,18 +128,17 @@ def _cycle_class() -> Any:
 @functools.cache
 def _protocol() -> type[HttpToolsProtocol]:
     """Protocol, likewise."""
-    import httptools
     from uvicorn.protocols.http import httptools_impl as uvicorn_http
     from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
     Cycle = _cycle_class()
 
     class Protocol(uvicorn_http.HttpToolsProtocol):
-        hot: tuple[Route, ...] = ()
         door: Door
         broken: str | None = None  # what to tell of bytes that are no HTTP, when those before them are answered
 
         keeper: Doorkeeper | None = None
+        find: Callable[[bytes], tuple[Route, dict[str, Any]] | None]
         begun: tuple[Any, Any] | None = None  # a request whose head came with the bytes that are being read, and its route
 
         def data_received(self, data: bytes) -> None:
@@ -151,10 +153,13 @@ def _protocol() -> type[HttpToolsProtocol]:
             """Answer a request: at once where it came whole and is refused, else in a task."""
             whole = not (cycle.more_body or self.flow.write_paused)
             refusal = self.keeper.refusal(cycle.scope, cycle.body) if whole and self.keeper is not None else None
-            if refusal is None:
-                self._start_asgi_task(cycle, route)
-            else:
+            if refusal is not None:
                 cycle.refuse(refusal, route)
+                return
+            if whole and not cycle.waiting_for_100_continue:
+                self.flow.resume_reading()  # all as `receive` would, and without the way there
+                cycle.scope[WHOLE], cycle.body = bytes(cycle.body), b""
+            self._start_asgi_task(cycle, route)
 
         def send_400_response(self, msg: str) -> None:
             """After the answers to the requests before it: uvicorn would write it in the place of the first one's, and close."""
@@ -219,17 +224,13 @@ def _protocol() -> type[HttpToolsProtocol]:
 
         def _find(self) -> Any:
             """The route that this request is for, its scope completed; None where it goes the ordinary way."""
-            if b"%" in self.url or self.root_path:
+            if len(self.url) > _MOST_URL or self.root_path or (found := self.find(self.url)) is None:
                 return None
-            url = httptools.parse_url(self.url)
-            path = url.path.decode("ascii")
-            for route in self.hot:
-                if match := route.path_regex.match(path):
-                    scope: dict[str, Any] = self.scope  # type: ignore[assignment]
-                    scope |= {"path": path, "raw_path": url.path, "query_string": url.query or b"", "path_params": match.groupdict()}
-                    scope[CANCELS] = True
-                    return route
-            return None
+            route, known = found
+            scope: dict[str, Any] = self.scope  # type: ignore[assignment]
+            scope |= known
+            scope["path_params"] = {**known["path_params"]}
+            return route
 
         def _cycle(self, version: str) -> Any:
             cycle = Cycle(
@@ -273,6 +274,21 @@ def _protocol() -> type[HttpToolsProtocol]:
                 self._abandon(self.cycle)
 
     return Protocol
+
+
+def _find(routes: Sequence[Route], url: bytes) -> tuple[Route, dict[str, Any]] | None:
+    """The route that `url` is for, and what its scope has besides; None: it goes the ordinary way."""
+    import httptools
+
+    if b"%" in url:
+        return None
+    parsed = httptools.parse_url(url)
+    path = parsed.path.decode("ascii")
+    for route in routes:
+        if match := route.path_regex.match(path):
+            found = {"path": path, "raw_path": parsed.path, "query_string": parsed.query or b"", "path_params": match.groupdict()}
+            return route, {**found, CANCELS: True}
+    return None
 
 
 async def _answered(door: Door, exchange: Exchange, known: Given, route: Route, request: Request) -> Response:

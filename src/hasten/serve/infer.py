@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,16 +20,14 @@ from .schedule import Priority
 _NOT_HERE = ("classification", "sequence_id", "shared_memory_region")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
+class Wanted(NamedTuple):
     """An output that a request asks for. binary: as bytes after the JSON."""
 
     name: str
     binary: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class InferRequest:
+class InferRequest(NamedTuple):
     """A request, checked against the model's signature. timeout: seconds, infinite where none was given."""
 
     id: str | None
@@ -40,8 +37,7 @@ class InferRequest:
     priority: Priority
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
+class Answer(NamedTuple):
     """A response. json_bytes: the length of the JSON in it, where tensors follow as bytes."""
 
     body: bytes
@@ -206,5 +202,6 @@ def _entries(request: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def _only(value: Mapping[str, Any], field: str, known: set[str]) -> None:
-    if unknown := sorted(set(value) - known):
+    if not value.keys() <= known:
+        unknown = sorted(set(value) - known)
         raise DataError(field, f"must hold only {', '.join(sorted(known))}", got=unknown[0])

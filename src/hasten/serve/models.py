@@ -7,7 +7,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,8 +26,7 @@ from .staffing import Staffing
 _ALONE = Staffing()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wish:
+class Wish(NamedTuple):
     """When a request came, and what it wants of the queue. arrived: time.monotonic(); timeout: seconds that its sender waits."""
 
     arrived: float
@@ -96,14 +95,21 @@ class Model:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Keeps the program for a request: `close` waits until nobody holds it."""
-        self._holders += 1
-        self.asked = time.monotonic()
+        self.hold()
         try:
             yield
         finally:
-            self._holders -= 1
-            if not self._holders:
-                self._released.set()
+            self.release()
+
+    def hold(self) -> None:
+        """`held`, by hand: it ends with `release`."""
+        self._holders += 1
+        self.asked = time.monotonic()
+
+    def release(self) -> None:
+        self._holders -= 1
+        if not self._holders:
+            self._released.set()
 
     @property
     def waiting(self) -> int:
@@ -172,18 +178,22 @@ class Model:
         finally:
             self._decoding.remove(wish.arrived)
 
-    def check_time(self, wish: Wish, at: float) -> None:
-        """Raises Overloaded where a request that is decoded at `at` cannot be answered by its deadline: decoding it is work for nothing.
+    def too_late(self, wish: Wish, at: float) -> Overloaded | None:
+        """Why a request that is decoded at `at` cannot be answered by its deadline; None: it may be in time.
 
         Where nobody else is here, whoever is not too late already is tried.
         """
         deadline = self.deadline(wish)
         what, late = "decoded", at - deadline
         if late <= 0 and self._batcher is not None and not self.idle and deadline < math.inf:
-            ahead = sum(arrived < wish.arrived for arrived in tuple(self._decoding))
+            ahead = sum(arrived < wish.arrived for arrived in tuple(self._decoding)) if self._decoding else 0
             what, late = "answered", self._batcher.lateness(deadline=deadline, priority=wish.priority, ready=at, ahead=ahead)
-        if late > 0:
-            self.meter.refused(error := Overloaded(f"cannot be {what} by its deadline", retry_after_seconds=late))
+        return Overloaded(f"cannot be {what} by its deadline", retry_after_seconds=late) if late > 0 else None
+
+    def check_time(self, wish: Wish, at: float) -> None:
+        """Raises Overloaded where it is `too_late`: decoding it is work for nothing."""
+        if (error := self.too_late(wish, at)) is not None:
+            self.meter.refused(error)
             raise error
 
     async def close(self) -> None:
@@ -246,12 +256,13 @@ class Models:
 
     def get(self, name: str, version: str | None = None) -> Model:
         """That version of `name`, or its newest. Raises UnknownModel, also for what was unloaded."""
-        known = self.versions(name)
-        if not known:
+        models = self._models.get(name, {})
+        model = models.get(version) if version else next((one for one in reversed(models.values()) if not one.away), None)
+        if model is not None and not model.away:
+            return model
+        if not (known := self.versions(name)):
             raise UnknownModel("model", "must be loaded", got=name)
-        if version and version not in known:
-            raise UnknownModel(f"version of {name}", f"must be one of {', '.join(known)}", got=version)
-        return self._models[name][version or known[-1]]
+        raise UnknownModel(f"version of {name}", f"must be one of {', '.join(known)}", got=version)
 
     def only(self, name: str | None) -> Model:
         """The newest version of `name`, which may be left out where there is one model. Raises UnknownModel, DataError."""

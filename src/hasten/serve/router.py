@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,17 +163,19 @@ class Router:
         self._metrics, self._recall = metrics, recall
         self.routes = {name: Route(name=name, models=models, traffic=wanted, metrics=metrics) for name, wanted in (traffic or {}).items()}
 
-    @contextlib.asynccontextmanager
-    async def assign(self, name: str, version: str | None, *, key: str | None = None) -> AsyncIterator[Assignment]:
+    def assign(self, name: str, version: str | None, *, key: str | None = None) -> contextlib.AbstractAsyncContextManager[Assignment]:
         """The version that answers, as long as this lasts. key: requests with the same one get the same version. Raises UnknownModel."""
+        return _Assigning(self, name, version, key)
+
+    async def choose(self, name: str, version: str | None, key: str | None) -> Assignment:
+        """The version that answers now."""
         route = None if version else self.routes.get(name)
         model = self.models.get(name, version if route is None else route.choose(key))
         while model.evicted and self._recall is not None:  # again where somebody else made it go while this waited
             model = await self._recall(model)
-        with model.held():
-            exchange = CURRENT.get() or Exchange()
-            exchange.model, exchange.version = model.name, model.version
-            yield Assignment(model=model, exchange=exchange, router=self, route=route)
+        exchange = CURRENT.get() or Exchange()
+        exchange.model, exchange.version = model.name, model.version
+        return Assignment(model=model, exchange=exchange, router=self, route=route)
 
     def remember(self, chosen: Assignment, outputs: Outputs) -> None:
         """Keep what a classifier answered, so that it can be judged."""
@@ -204,3 +206,22 @@ class Router:
             if route is not None and answered.routed:
                 route.labelled(answered, correct)
         return answered, right
+
+
+@dataclass
+class _Assigning:
+    """`Router.assign`: by hand, since a generator takes longer than what it does."""
+
+    router: Router
+    name: str
+    version: str | None
+    key: str | None
+
+    async def __aenter__(self) -> Assignment:
+        chosen = await self.router.choose(self.name, self.version, self.key)
+        self.model = chosen.model
+        self.model.hold()
+        return chosen
+
+    async def __aexit__(self, *_: object) -> None:
+        self.model.release()

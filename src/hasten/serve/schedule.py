@@ -16,6 +16,7 @@ Nexus, SOSP 2019; Symphony, 2023), with l(b) the seconds of a call of b samples:
 from __future__ import annotations
 
 import bisect
+import functools
 import heapq
 import math
 from collections.abc import Hashable, Iterator
@@ -36,6 +37,9 @@ class Priority(IntEnum):
 
     INTERACTIVE = 0
     BULK = 1
+
+
+_LAST_FIRST = tuple(reversed(Priority))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -64,11 +68,12 @@ class Turn:
     batch: tuple[Ticket, ...] = ()
     refused: tuple[Ticket, ...] = ()
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         return sum(ticket.size for ticket in self.batch)
 
 
+_NOTHING = Turn()
 _Entry = tuple[int, float, int, Ticket]  # priority, deadline, number: unique, so that tickets are never compared
 
 
@@ -98,7 +103,7 @@ class _Queue:
 
     def heads(self) -> Iterator[int]:
         """The place of the first of each class, the last class first, so that removing one moves no other."""
-        for priority in reversed(Priority):
+        for priority in _LAST_FIRST:
             place = bisect.bisect_left(self.entries, (priority,))
             if place < len(self.entries) and self.entries[place][0] == priority:
                 yield place
@@ -141,10 +146,29 @@ class Schedule:
         queue = self._queue(ticket)
         if self._waiting[ticket.priority] >= self._max_queue:
             raise QueueFull(f"{self._max_queue} requests wait already", retry_after_seconds=self._free(ticket, now)[0] - now)
-        end = self._end(ticket, queue, now)
-        if end > ticket.deadline - _ROUNDING:
-            raise Overloaded("cannot be answered by its deadline", retry_after_seconds=end - ticket.deadline)
+        if not self.is_easy(ticket.size + ticket.following, ticket.deadline, now):
+            end = self._end(ticket, queue, now)
+            if end > ticket.deadline - _ROUNDING:
+                raise Overloaded("cannot be answered by its deadline", retry_after_seconds=end - ticket.deadline)
         self._put(ticket, queue)
+
+    def is_easy(self, samples: int, deadline: float, now: float, *, ready: float = -math.inf) -> bool:
+        """Whether `samples` that come now, or are decoded at `ready`, are surely in time: `admit` and `wait` would say so too.
+
+        Where all who wait are of one shape, these say at most what one worker would take for them, in calls of b*, after the call that it
+        makes. Where a worker is free and nobody waits, they are as quick themselves.
+        """
+        if len(self._queues) != 1 or not self._workers or (len(self._running) < self._workers and not len(self)):
+            return False
+        (queue,) = self._queues.values()
+        curve, best = queue.curve, self._best(queue)
+        free = now + self._back_seconds
+        if len(self._running) >= self._workers:
+            turn, running, began = self._running[0]
+            free = max(now, began + running.seconds(turn.size))
+        before = (sum(queue.samples) + samples - 1) // best
+        end = free + self._pause + (before * (curve.seconds(best) + self._pause) if before else 0.0)
+        return max(end, ready) + curve.cautious(max(best, samples)) <= deadline - _ROUNDING
 
     def wait(self, ticket: Ticket, now: float, *, ready: float = -math.inf) -> float:
         """Seconds until `ticket`, whose shape is not known yet, would be answered, if it is like those of the last that came.
@@ -181,20 +205,20 @@ class Schedule:
     def next(self, now: float) -> Turn:
         """What a worker that is free does now. Until `finished` is called it counts as busy with the batch."""
         refused: list[Ticket] = []
-        while True:
-            if len(self._running) >= self._workers:
-                return Turn(refused=tuple(refused))
-            refused += self._hopeless(now)
-            queue = min((q for q in self._queues.values() if q.entries), key=lambda q: q.entries[0], default=None)
-            if queue is None:
+        while len(self._running) < self._workers:
+            if len(self):
+                refused += self._hopeless(now)
+            if not len(self):
                 self._ended.clear()
-                return Turn(refused=tuple(refused))
+                break
+            queue = min((q for q in self._queues.values() if q.entries), key=lambda q: q.entries[0])
             if not self._holds_up(queue, now):
                 turn = Turn(batch=self._batch(queue, now), refused=tuple(refused))
                 self._running.append((turn, queue.curve, now))
                 self._paused(now)
                 return turn
             refused.append(self._take(queue, 0))
+        return Turn(refused=tuple(refused)) if refused else _NOTHING
 
     def finished(self, now: float, *, well: bool = True, turn: Turn | None = None) -> None:
         """The call of `turn` has ended (None: of the only one under way); the curve learns from one that went well."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -39,6 +39,9 @@ CANCELS = "hasten.cancels"
 
 STICKY_KEY = "hasten-sticky-key"
 """A header of requests: those with one sticky key are answered by one version. The same name is metadata over gRPC."""
+
+WHOLE = "hasten.whole"
+"""In a request's scope: its body, where all of it came at once."""
 
 _DECODE_RATE = 0.1  # the weight of the newest picture in the average
 
@@ -77,61 +80,27 @@ class Service:
 
         Raises UnknownModel.
         """
-        return self.router.assign(name, version, key=request.headers.get(STICKY_KEY))
+        return self.router.assign(name, version, key=header(request, STICKY_KEY.encode()))
 
-    @contextlib.asynccontextmanager
-    async def body(self, request: Request) -> AsyncIterator[bytes]:
+    def body(self, request: Request) -> contextlib.AbstractAsyncContextManager[bytes]:
         """The whole body, counted as held while it is worked on. Reading stops where it passes the limit.
 
         Raises HTTPException, QueueFull, ClientDisconnect.
         """
-        limit = self.limits.body_bytes
-        declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > limit:
-            raise _too_large(limit)
-        with self.hold() as hold:
-            chunks = []
-            async for chunk in request.stream():
-                chunks.append(chunk)
-                if hold(len(chunk)) > limit:
-                    raise _too_large(limit)
-            body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            if (exchange := CURRENT.get()) is not None:
-                exchange.received = len(body)
-            if not body:
-                raise HTTPException(400, "the body must not be empty")
-            encoding = request.headers.get("content-encoding", "")
-            if encoding not in ("", "identity"):
-                body = await to_thread.run_sync(_unpacked, body, encoding, limit, limiter=self.pool)
-                hold(len(body))
-            yield body
+        return _Body(self.hold(), request)
 
-    @contextlib.contextmanager
-    def hold(self, size: int = 0) -> Iterator[Callable[[int], int]]:
-        """Count `size` bytes as held while this lasts, and those that the function which it gives is called with: it answers how many
-        they are together. Raises QueueFull where all requests hold too many."""
-        mine = 0
-
-        def more(count: int) -> int:
-            nonlocal mine
-            mine += count
-            self.held += count
-            if self.held > self.limits.held_bytes:
-                raise QueueFull(f"{self.held} bytes of requests are held already", retry_after_seconds=1.0)
-            return mine
-
-        try:
-            more(size)
-            yield more
-        finally:
-            self.held -= mine
+    def hold(self, size: int = 0) -> Hold:
+        """Count `size` bytes as held while this lasts. Raises QueueFull where all requests hold too many."""
+        hold = Hold(self)
+        hold.more(size)
+        return hold
 
     async def decode(self, model: Model, wish: Wish, function: Callable[[], T], *, size: int | None = None) -> T:
-        """`function()`, which makes tensors of `size` bytes: in a thread unless that is little. None: always in a thread, as for pictures.
+        """`function()`, which makes tensors of `size` bytes: in a thread unless that is little. None: always in a thread, as most pictures.
 
         Raises Overloaded where it will be too late when a thread has done it, or is too late already when one is free.
         """
-        self.check_time(model, wish, picture=size is None)
+        model.check_time(wish, self.decoded(picture=size is None))
 
         def checked() -> T:
             began = now()
@@ -146,15 +115,13 @@ class Service:
         with model.decoding(wish):
             return await self._timed(model, "decode", checked if size is None else function, here=False)
 
-    def check_time(self, model: Model, wish: Wish, *, picture: bool) -> None:
-        """Raises Overloaded where who comes now would be answered too late. picture: whether a thread has to decode it first."""
-        model.check_time(wish, self._decoded() if picture else now())
-
-    def _decoded(self) -> float:
-        """When a picture that came now would be decoded, those that wait for a thread first. An idle pool tries any: it has to learn."""
+    def decoded(self, *, picture: bool) -> float:
+        """When what came now would be decoded. picture: a thread does it, and those that wait for one are first. An idle pool tries any: it
+        has to learn."""
+        if not picture or not self.pool.borrowed_tokens:
+            return now()
         pool = self.pool.statistics()
-        turns = 1 + pool.tasks_waiting / pool.total_tokens if pool.borrowed_tokens else 0.0
-        return now() + turns * self.decode_seconds
+        return now() + (1 + pool.tasks_waiting / pool.total_tokens) * self.decode_seconds
 
     async def encode(self, model: Model, size: int, function: Callable[[], T]) -> T:
         """`function()`, which makes an answer of `size` bytes of numbers: in a thread unless that is little."""
@@ -189,6 +156,81 @@ class Service:
         finally:
             answer.cancel()
             gone.cancel()
+
+
+@dataclass(slots=True)
+class Hold:
+    """What one request holds of the bytes that all may hold together."""
+
+    service: Service
+    size: int = 0
+
+    def more(self, count: int) -> int:
+        """How many they are with `count` more. Raises QueueFull."""
+        held, most = self.service.held + count, self.service.limits.held_bytes
+        if held > most:
+            raise QueueFull(f"{held} bytes of requests are held already", retry_after_seconds=1.0)
+        self.service.held = held
+        self.size += count
+        return self.size
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self.service.held -= self.size
+
+
+@dataclass(slots=True)
+class _Body:
+    """`Service.body`: by hand, since a generator takes longer than what it does."""
+
+    hold: Hold
+    request: Request
+
+    async def __aenter__(self) -> bytes:
+        try:
+            return await self._read()
+        except BaseException:
+            self.hold.__exit__()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self.hold.__exit__()
+
+    async def _read(self) -> bytes:
+        hold, service = self.hold, self.hold.service
+        limit = service.limits.body_bytes
+        declared = header(self.request, b"content-length") or ""
+        if declared.isdigit() and int(declared) > limit:
+            raise _too_large(limit)
+        body: bytes | None = self.request.scope.pop(WHOLE, None)
+        if body is None:
+            chunks = []
+            async for chunk in self.request.stream():
+                chunks += [chunk] if chunk else []  # the end is an empty one
+                if hold.more(len(chunk)) > limit:
+                    raise _too_large(limit)
+            body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        elif hold.more(len(body)) > limit:
+            raise _too_large(limit)
+        if (exchange := CURRENT.get()) is not None:
+            exchange.received = len(body)
+        if not body:
+            raise HTTPException(400, "the body must not be empty")
+        encoding = header(self.request, b"content-encoding")
+        if encoding not in (None, "", "identity"):
+            body = await to_thread.run_sync(_unpacked, body, encoding, limit, limiter=service.pool)
+            hold.more(len(body))
+        return body
+
+
+def header(request: Request, name: bytes) -> str | None:
+    """The first header of this name, which is in small letters: as `request.headers`, which looks for it in a slower way."""
+    for known, value in request.scope["headers"]:
+        if known == name:
+            return str(value, "latin-1")
+    return None
 
 
 def now() -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -24,7 +24,7 @@ from . import codec
 from .models import Model, Wish
 from .openapi import document
 from .schedule import Priority
-from .service import Service, now
+from .service import Service, header, now
 
 FIELDS = ("image_base64", "model", "priority", "timeout_seconds", "top_k")
 _MOST_TOP = 1000
@@ -64,7 +64,8 @@ class Tasks:
                     raise HTTPException(
                         422, f"{model.name} does not classify pictures: ask it with /v1/predict or /v2/models/{model.name}/infer"
                     )
-                tensors = await self.service.decode(model, wish, lambda: model.bundle.prepare(asked.picture))
+                size = len(asked.picture) if model.bundle.manifest.preprocess.is_quick(asked.picture) else None
+                tensors = await self.service.decode(model, wish, lambda: model.bundle.prepare(asked.picture), size=size)
                 outputs = await self.service.infer(request, chosen, tensors, wish)
                 size = sum(array.nbytes for array in outputs.values())
                 answer = await self.service.encode(model, size, lambda: _answer(model, outputs, asked.top))
@@ -75,13 +76,13 @@ def _answer(model: Model, outputs: Mapping[str, Any], top: int) -> bytes:
     for name, array in outputs.items():
         codec.finite(name, array)
     (guesses,) = model.bundle.guesses(outputs, top=top)
-    answer = {"model": model.name, "version": model.version, "predictions": [asdict(guess) for guess in guesses]}
+    answer = {"model": model.name, "version": model.version, "predictions": [vars(guess) for guess in guesses]}
     return codec.to_json(answer)
 
 
 async def _read(request: Request, body: bytes) -> _Asked:
     """The request in whichever of its forms. Raises DataError, HTTPException, MissingExtra for a form without the extra `serve`."""
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    kind = (header(request, b"content-type") or "").split(";")[0].strip().lower()
     if kind == "application/json":
         fields = codec.parse_json(body)
         return _asked(codec.from_base64("image_base64", fields.get("image_base64")), fields)
