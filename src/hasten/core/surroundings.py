@@ -54,8 +54,10 @@ def difference(wanted: Surroundings) -> str | None:
 def _found(files: tuple[str, ...], packages: tuple[str, ...]) -> Mapping[str, str]:
     for plugin in files:
         add_plugin(Path(plugin))
-    kinds = () if packages else (*find(Technique).values(), *find(Runtime).values())
-    names = {*packages, *(name for kind in kinds for name in kind.packages)}
+    names = set(packages)
+    if not names:
+        names |= {name for kind in find(Technique).values() for name in kind.packages}
+        names |= {name for kind in find(Runtime).values() for name in kind.packages}
     ours = Path(__file__).resolve().parents[1]  # the package
     sources = {path.relative_to(ours).as_posix(): digest_path(path) for path in ours.rglob("*.py")}
     return {
