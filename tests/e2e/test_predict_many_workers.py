@@ -222,7 +222,7 @@ def test_a_killed_run_goes_on_with_the_same_command(cluster: Any, tmp_path: Path
     (tmp_path / "parts").mkdir()
     bundle = write(bundles.null_contents(tmp_path / "parts"), tmp_path / "null")
     (tmp_path / "in").mkdir()
-    for number in range(200):
+    for number in range(100):
         np.save(tmp_path / "in" / f"{number:03d}.npy", np.full((3, 2), number, np.float32))
     out, journal = tmp_path / "out", tmp_path / "out" / "journal.jsonl"
     command = [sys.executable, "-m", "hasten", "predict", str(bundle), "--many", str(tmp_path / "in"), str(out), "--json"]
@@ -239,7 +239,7 @@ def test_a_killed_run_goes_on_with_the_same_command(cluster: Any, tmp_path: Path
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    assert (document["rows"], len(document["parts"])) == (600, 200)
+    assert (document["rows"], len(document["parts"])) == (300, 100)
     assert document["nodes"] == 1 if own else document["nodes"] >= 1
     noted = [json.loads(line)["part"] for line in journal.read_text().splitlines()]
     assert sorted(noted) == [line["part"] for line in document["parts"]], "each part once"
