@@ -234,6 +234,7 @@ def predict_many(
     out: Path | str,
     *,
     form: Format = "npz",
+    workers: str | None = None,
     tell: Callable[[Progress], None] | None = None,
 ) -> dict[str, Any]:
     """Answer every row of a folder exactly once. After a stop or a kill the same call goes on.
@@ -243,17 +244,21 @@ def predict_many(
         source: a folder of pictures, .npz, .npy, .csv and .parquet files, or one such file. A table is read as a whole.
         out: the folder of the results: parts, and manifest.json when all is done.
         form: of the parts: npz, or jsonl.
+        workers: who answers: None for this process alone, `ray` for one that is started here, or `ray://host:port` for a cluster. The
+            results are the same, and each may go on with what another began.
         tell: told how far it is.
 
     Returns:
-        The manifest: {"bundle", "inputs", "format", "rows", "failed" (rows with an error instead of an answer), "parts" [...]}.
+        The manifest: {"bundle", "inputs", "format", "rows", "failed" (rows with an error instead of an answer), "parts" [...]}. With
+        `workers` also "nodes": how many answered in this call.
 
     Raises:
-        HastenError: BundleError, DataError, JobError where `out` holds something else, NotPossibleHere where another process is at it.
+        HastenError: BundleError, DataError, JobError where `out` holds something else, NotPossibleHere where another process is at it,
+            or the cluster cannot be used; MissingExtra without the extra `ray`.
     """
     from .batch.run import run
 
-    return run(Path(bundle), Path(source), Path(out), form=form, tell=tell or (lambda _: None))
+    return run(Path(bundle), Path(source), Path(out), form=form, workers=workers, tell=tell or (lambda _: None))
 
 
 def bench(

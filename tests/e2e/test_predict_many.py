@@ -182,3 +182,24 @@ def test_results_of_another_call_are_not_mixed(folder: Path, tmp_path: Path, cha
 def test_what_cannot_be_is_one_line(folder: Path, places: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["predict", str(folder / "pictures"), "--many", *(str(folder / place) for place in places)]) == 2
     assert part in capsys.readouterr().err
+
+
+def test_workers_want_many(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["predict", str(folder / "pictures"), str(folder / "many" / "a" / "00.png"), "--workers", "ray"]) == 2
+    assert "--workers needs --many" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", ["spark", "ray://", "ray://head"])
+def test_workers_are_ray(folder: Path, tmp_path: Path, workers: str, capsys: pytest.CaptureFixture[str]) -> None:
+    places = [str(folder / "many"), str(tmp_path / "out")]
+    assert cli.main(["predict", str(folder / "pictures"), "--many", *places, "--workers", workers]) == 2
+    assert f"workers: must be ray or ray://host:port, but got '{workers}'." in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_workers_want_ray(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
+    places = [str(folder / "many"), str(tmp_path / "out")]
+    assert cli.main(["predict", str(folder / "pictures"), "--many", *places, "--workers", "ray"]) == 4
+    assert 'pip install "hasten[ray]"' in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

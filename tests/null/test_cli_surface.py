@@ -32,7 +32,7 @@ SURFACE = {
     "optimize": [*REQUEST, "--json", "--out", "--quiet", "--store", "--train-budget", "--workers"],
     "why": [*REQUEST, "--json"],
     "verify": ["BUNDLE", "--data", "--json"],
-    "predict": ["BUNDLE", "INPUTS", "--format", "--json", "--many", "--top"],
+    "predict": ["BUNDLE", "INPUTS", "--format", "--json", "--many", "--top", "--workers"],
     "bench": ["SUBJECTS", "--against", "--batch-size", "--data", "--json", "--seconds", "--threads"],
     "profile": ["SOURCE", "--data", "--json", "--out", "--threads"],
     "report": ["BUNDLE", "--json", "--out"],

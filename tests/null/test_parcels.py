@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from hasten.core.archive import tar, untar
 from hasten.core.errors import DataError, WorkerError
 from hasten.core.store import Record, Store
 from hasten.measure.energy import POWERCAP, Rapl, Zone
 from hasten.measure.errands import Station
-from hasten.search.parcel import Reply, carry_out, pack, tar, untar
+from hasten.search.parcel import Reply, carry_out, pack
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,16 +33,29 @@ PLAN, JOURNAL, MANIFEST, _LOCK = "plan.json", "journal.jsonl", "manifest.json", 
 
 @dataclass(kw_only=True)
 class Parts:
-    """The results in `folder`. done: the journal's lines by unit and slice."""
+    """The results in `folder`. done: the journal's lines by unit and slice; num_finished: units; num_rows: of all lines."""
 
     folder: Path
     format: Format
     done: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
+    num_finished: int = 0
+    num_rows: int = 0
+    _there: Counter[int] = field(default_factory=Counter)  # slices of each unit
+    _wanted: dict[int, int] = field(default_factory=dict)  # the same, where the last one is there and tells
 
     def finished(self, unit: int) -> bool:
         """Whether every slice of a unit is there."""
-        mine = {number: line for (which, number), line in self.done.items() if which == unit}
-        return any(line["last"] and set(range(number + 1)) <= set(mine) for number, line in mine.items())
+        return self._there[unit] == self._wanted.get(unit)
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """A part that is there."""
+        unit = line["unit"]
+        self.done[unit, line["slice"]] = dict(line)
+        self.num_rows += line["rows"]
+        self._there[unit] += 1
+        if line["last"]:
+            self._wanted[unit] = line["slice"] + 1
+        self.num_finished += self.finished(unit)
 
     def write(self, unit: int, number: int, columns: Mapping[str, np.ndarray], *, last: bool) -> dict[str, Any]:
         """One part, whole; the line that the journal wants of it."""
@@ -59,7 +73,7 @@ class Parts:
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        self.done[line["unit"], line["slice"]] = dict(line)
+        self.add(line)
 
     def finish(self, known: Mapping[str, Any]) -> dict[str, Any]:
         """The manifest, when all is done."""
@@ -79,7 +93,9 @@ def opened(folder: Path, plan: Mapping[str, Any], form: Format) -> Iterator[Part
         folder.mkdir(parents=True, exist_ok=True)
         with only_one(folder / _LOCK, lambda: _busy(folder)):
             _same_plan(folder, plan)
-            parts = Parts(folder=folder, format=form, done=_done(folder))
+            parts = Parts(folder=folder, format=form)
+            for line in _done(folder).values():
+                parts.add(line)
             text = "".join(json.dumps(line) + "\n" for line in parts.done.values())  # without what a kill has torn
             _atomically(folder / JOURNAL, lambda file: file.write(text.encode()))
             yield parts

@@ -1,30 +1,28 @@
-"""Runs a bundle over a folder of inputs into a folder of results."""
+"""Runs a bundle over a folder of inputs into a folder of results.
+
+What answers may be this process or many machines; what writes is this process alone, part by part, each with its line in the journal.
+So whatever dies, no row is there twice and none is missing.
+"""
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
-
-import numpy as np
+from typing import Any
 
 from ..bundle.layout import MANIFEST
 from ..bundle.read import Bundle
 from ..core.digest import digest_json, sha256_file
-from ..core.errors import HastenError, JobError
+from ..core.errors import JobError
+from ..core.job import check_workers
 from ..core.machine import usable_cores
+from ..core.need import require
 from . import sources
+from .nodes_ray import Nodes
 from .parts import Format, Parts, opened, sweep
 from .sources import Slice, Unit
-
-Outputs = dict[str, np.ndarray]
-_BATCH = 32  # samples a call, where no throughput was measured
+from .worker import Answerer, Worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,136 +35,65 @@ class Progress:
 
 
 def run(
-    bundle: Path, source: Path, out: Path, *, form: Format = "npz", tell: Callable[[Progress], None] = lambda _: None
+    bundle: Path,
+    source: Path,
+    out: Path,
+    *,
+    form: Format = "npz",
+    workers: str | None = None,
+    tell: Callable[[Progress], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Answer every row of `source` once, and go on where an earlier call was ended. Returns the manifest of the results.
 
-    A row that cannot be answered has its error beside it, and the others go on. Raises JobError, DataError, BundleError, NotPossibleHere.
+    workers: None, `ray` or `ray://host:port`; then the manifest that is returned also says how many `nodes` answered in this call.
+    A row that cannot be answered has its error beside it, and the others go on. Raises JobError, DataError, BundleError, NotPossibleHere,
+    MissingExtra.
     """
+    _check(workers)
     files, known = sources.find(source), Bundle.open(bundle)
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise JobError("output", "must not lie within the input", got=str(out))
     plan = {"bundle": sha256_file(known.path / MANIFEST), "inputs": _digest(source, files), "format": form}
-    units = sources.units(source, files)
+    units, num_nodes = sources.units(source, files), 0
     with opened(out, plan, form) as parts:
         sweep(out)
-        with Worker(bundle) as worker:
-            for unit in units:
-                tell(_progress(parts, units))
-                if not parts.finished(unit.number):
-                    for line in worker.lines(source, unit, parts):
-                        parts.note(line)
-            tell(_progress(parts, units))
-        return parts.finish({"bundle": known.name, **plan})
+        tell(_progress(parts, units))
+        if parts.num_finished < len(units):
+            with _answerer(bundle, workers) as answerer:
+                for answered in answerer.answers(_missing(source, units, parts)):
+                    parts.note(parts.write(answered.unit, answered.number, answered.columns, last=answered.last))
+                    tell(_progress(parts, units))
+                num_nodes = answerer.num_nodes
+        manifest = parts.finish({"bundle": known.name, **plan})
+    return manifest if workers is None else {**manifest, "nodes": num_nodes}
 
 
-class Worker:
-    """Answers units with one bundle: pictures are decoded by as many threads as there are cores, while the program computes."""
-
-    def __init__(self, bundle: Path) -> None:
-        self._exit = ExitStack()
-        self._bundle = self._exit.enter_context(Bundle.open(bundle)).load()
-        self._pool = self._exit.enter_context(ThreadPoolExecutor(usable_cores(), thread_name_prefix="hasten-prepare"))
-        self._size = _best_batch(self._bundle)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._exit.close()
-
-    def lines(self, source: Path, unit: Unit, parts: Parts) -> Iterator[dict[str, Any]]:
-        """The journal's line of each slice of `unit` that was not done, as soon as its part is written."""
-        for piece in sources.slices(source, unit):
-            if (unit.number, piece.number) not in parts.done:
-                yield parts.write(unit.number, piece.number, self._columns(piece), last=piece.last)
-
-    def _columns(self, piece: Slice) -> Outputs:
-        """The answers to a slice, one row each."""
-        count = len(piece.names)
-        errors, outputs = [piece.error] * count, Outputs()
-        if not piece.error:
-            starts = range(0, count, self._size)
-            prepared = _ahead(self._pool, self._prepare, [piece.take(at, at + self._size) for at in starts])
-            answered = [self._answer(one) for one in prepared]
-            errors = list(itertools.chain.from_iterable(batch_errors for batch_errors, _ in answered))
-            outputs = _filled([rows for _, rows in answered], np.array([not error for error in errors]))
-        columns = {"input": np.array(piece.names), "row": np.array(piece.rows, dtype=np.int64), "error": np.array(errors, dtype=str)}
-        return {**columns, **self._classes(outputs, count), **{_free(name, columns): array for name, array in outputs.items()}}
-
-    def _prepare(self, inputs: Mapping[str, Any]) -> tuple[list[str], Outputs | None]:
-        """The tensors of those samples that can be read, and for each sample why not."""
-        count = len(next(iter(inputs.values())))
-        try:
-            return [""] * count, self._bundle.prepare(inputs)
-        except HastenError:
-            return self._one_by_one(inputs, count)
-
-    def _one_by_one(self, inputs: Mapping[str, Any], count: int) -> tuple[list[str], Outputs | None]:
-        errors, good = [], []
-        for k in range(count):
-            try:
-                good.append(self._bundle.prepare({name: values[k : k + 1] for name, values in inputs.items()}))
-                errors.append("")
-            except HastenError as error:
-                errors.append(str(error))
-        return errors, {name: np.concatenate([one[name] for one in good]) for name in good[0]} if good else None
-
-    def _answer(self, prepared: tuple[list[str], Outputs | None]) -> tuple[list[str], Outputs | None]:
-        errors, tensors = prepared
-        return errors, None if tensors is None else self._bundle.run(tensors)
-
-    def _classes(self, outputs: Outputs, count: int) -> Outputs:
-        if not self._bundle.manifest.classifier or not outputs:
-            return {}
-        judged = np.nan_to_num(outputs[self._bundle.manifest.output])
-        best = [guesses[0] for guesses in self._bundle.guesses({self._bundle.manifest.output: judged}, top=1)]
-        return {
-            "label": np.array([guess.label for guess in best]), "index": np.array([guess.index for guess in best]),
-            "score": np.array([guess.score for guess in best]),
-        }  # fmt: skip
+def _check(workers: str | None) -> None:
+    """What can be refused before anything is read or started. Raises JobError, MissingExtra."""
+    try:
+        check_workers(workers)
+    except ValueError as error:
+        raise JobError("workers", str(error), got=workers) from None
+    if workers is not None:
+        require("ray", why="for --workers")
 
 
-def _ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Mapping[str, Any]], tuple[list[str], Outputs | None]], items: Iterable[Mapping[str, Any]]
-) -> Iterator[tuple[list[str], Outputs | None]]:
-    """`function` of each item, in order, a bounded number of them computed before they are asked for."""
-    waiting: deque[Future[tuple[list[str], Outputs | None]]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > 2 * usable_cores():
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+def _answerer(bundle: Path, workers: str | None) -> Answerer:
+    """Who answers. Raises BundleError, NotPossibleHere."""
+    return Worker(bundle, usable_cores()) if workers is None else Nodes(bundle, workers)
 
 
-def _filled(batches: Sequence[Outputs | None], well: np.ndarray) -> Outputs:
-    """The outputs of all rows, [rows, ...]: NaN, or 0 where there is none, for those that are not well."""
-    some = [batch for batch in batches if batch is not None]
-    filled = {}
-    for name in some[0] if some else ():
-        answered = np.concatenate([batch[name] for batch in some])
-        missing = np.nan if answered.dtype.kind == "f" else 0
-        filled[name] = np.full((len(well), *answered.shape[1:]), missing, dtype=answered.dtype)
-        filled[name][well] = answered
-    return filled
-
-
-def _free(name: str, columns: Mapping[str, Any]) -> str:
-    """The column of the output `name`, which may be called as one of ours is."""
-    return f"output:{name}" if name in columns or name in ("label", "index", "score") else name
-
-
-def _best_batch(bundle: Bundle) -> int:
-    """Samples a call that gave the most of them per second when the bundle was measured."""
-    answer = (bundle.answer.get("answer") or {}).get("id")
-    known = (line.get("best_batch") for line in bundle.evidence if line["kind"] == "trial" and line.get("id") == answer)
-    return next((int(size) for size in known if size), _BATCH)
+def _missing(source: Path, units: Sequence[Unit], parts: Parts) -> Iterator[Slice]:
+    """The slices that are not done."""
+    for unit in units:
+        if not parts.finished(unit.number):
+            for piece in sources.slices(source, unit):
+                if (unit.number, piece.number) not in parts.done:
+                    yield piece
 
 
 def _progress(parts: Parts, units: Sequence[Unit]) -> Progress:
-    done = sum(parts.finished(unit.number) for unit in units)
-    return Progress(done=done, units=len(units), rows=sum(line["rows"] for line in parts.done.values()))
+    return Progress(done=parts.num_finished, units=len(units), rows=parts.num_rows)
 
 
 def _digest(source: Path, files: Sequence[Path]) -> str:

@@ -35,10 +35,12 @@ class Unit:
 class Slice:
     """Some rows of a unit, whose answers are one part of the result.
 
-    number: within its unit; last: of its unit; names: the file of each row; rows: its place in the file; inputs: by name as
-    `Bundle.prepare` takes them, pictures encoded; error: why the unit cannot be read, and then there is one row without inputs.
+    unit: its number; number: within its unit; last: of its unit; names: the file of each row; rows: its place in the file; inputs:
+    by name as `Bundle.prepare` takes them, pictures encoded; error: why the unit cannot be read, and then there is one row without
+    inputs.
     """
 
+    unit: int
     number: int
     last: bool
     names: Sequence[str]
@@ -81,19 +83,19 @@ def slices(folder: Path, unit: Unit) -> Iterator[Slice]:
     root = root_of(folder)
     if unit.pictures:
         encoded = [_bytes(root / name) for name in unit.names]
-        yield Slice(number=0, last=True, names=unit.names, rows=[0] * len(unit.names), inputs={"": encoded})
+        yield Slice(unit=unit.number, number=0, last=True, names=unit.names, rows=[0] * len(unit.names), inputs={"": encoded})
         return
     (name,) = unit.names
     try:
         inputs = _table(root / name)
         count = _length(inputs)
     except HastenError as error:
-        yield Slice(number=0, last=True, names=[name], rows=[-1], inputs={}, error=str(error))
+        yield Slice(unit=unit.number, number=0, last=True, names=[name], rows=[-1], inputs={}, error=str(error))
         return
     for number, start in enumerate(range(0, count, ROWS)):
-        stop = min(start + ROWS, count)
-        part = {key: values[start:stop] for key, values in inputs.items()}
-        yield Slice(number=number, last=stop == count, names=[name] * (stop - start), rows=range(start, stop), inputs=part)
+        rows = range(start, min(start + ROWS, count))
+        part = {key: values[start : rows.stop] for key, values in inputs.items()}
+        yield Slice(unit=unit.number, number=number, last=rows.stop == count, names=[name] * len(rows), rows=rows, inputs=part)
 
 
 def _bytes(path: Path) -> bytes:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--out", type=shared.PATH, metavar="DIR", help="Where the bundle goes. Default: out/ and the model's name.")
 @click.option("--store", "store_", type=shared.PATH, metavar="DIR", help="Where finished steps are kept. Default: the user's cache.")
 @click.option("--train-budget", metavar="TIME", help="Time for techniques that train, beside --budget. Needs data.train. Default: none.")
-@click.option("--workers", metavar="ray|ray://HOST:PORT", help="Build and time on the nodes of a Ray cluster. `ray` starts one here.")
+@shared.workers("Build and time")
 @click.option("--quiet", is_flag=True, help="Only the result.")
 @shared.as_json
 @shared.everywhere

@@ -18,23 +18,27 @@ if TYPE_CHECKING:
 @click.argument("inputs", type=shared.PATH, nargs=-1, required=True, metavar="INPUT...")
 @click.option("--many", is_flag=True, help="INPUT is a folder (or a file) of inputs, and a second one the folder for the results.")
 @click.option("--format", "form", type=click.Choice(("npz", "jsonl")), default="npz", show_default=True, help="Of the results of --many.")
+@shared.workers("With --many: answer")
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Classes to show for each input.")
 @shared.as_json
 @shared.everywhere
-def command(bundle: Path, inputs: tuple[Path, ...], many: bool, form: Format, top: int, json_: bool) -> None:
+def command(bundle: Path, inputs: tuple[Path, ...], many: bool, form: Format, workers: str | None, top: int, json_: bool) -> None:
     """Run a bundle on pictures, or on tensors in one .npz or .npy file, or with --many on whole folders.
 
     \b
     hasten predict out/digits seven.png four.png
     hasten predict out/text tensors.npz --json
     hasten predict out/digits --many pictures/ results/
+    hasten predict out/digits --many pictures/ results/ --workers ray://head:10001
 
     --many takes pictures, .npz, .npy, .csv and .parquet. Each row is answered exactly once: after a stop or a kill the same command
     goes on. A row that cannot be read has its error beside it. results/manifest.json is there when all is done.
     """
     if many:
-        _many(bundle, inputs, form, json_)
+        _many(bundle, inputs, form, workers, json_)
         return
+    if workers is not None:
+        raise click.UsageError("--workers needs --many.", click.get_current_context())
     from ..bundle.read import Bundle
     from ..core.errors import BundleError
 
@@ -58,7 +62,7 @@ def command(bundle: Path, inputs: tuple[Path, ...], many: bool, form: Format, to
         raise BundleError("bundle", "must give outputs with a batch axis")
 
 
-def _many(bundle: Path, inputs: tuple[Path, ...], form: Format, json_: bool) -> None:
+def _many(bundle: Path, inputs: tuple[Path, ...], form: Format, workers: str | None, json_: bool) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from .. import api
@@ -69,8 +73,9 @@ def _many(bundle: Path, inputs: tuple[Path, ...], form: Format, json_: bool) -> 
     with Progress(*columns, console=output.console(stderr=True), transient=True) as bar:
         task = bar.add_task("")
         document = api.predict_many(
-            bundle, *inputs, form=form, tell=lambda at: bar.update(task, completed=at.done, total=at.units, description=f"{at.rows} rows")
-        )
+            bundle, *inputs, form=form, workers=workers,
+            tell=lambda at: bar.update(task, completed=at.done, total=at.units, description=f"{at.rows} rows"),
+        )  # fmt: skip
     if json_:
         output.document(document)
     else:

@@ -52,6 +52,11 @@ def as_json(command: F) -> F:
     return click.option("--json", "json_", is_flag=True, help="Print one JSON document, as the last line.")(command)
 
 
+def workers(does: str) -> Callable[[F], F]:
+    """--workers. does: what is done there, the beginning of a sentence."""
+    return click.option("--workers", metavar="ray|ray://HOST:PORT", help=f"{does} on the nodes of a Ray cluster. `ray` starts one here.")
+
+
 def request(command: F) -> F:
     """SOURCE and the options that say what is asked of it."""
     options = (

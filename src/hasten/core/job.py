@@ -33,7 +33,8 @@ def _seconds(value: Any, info: ValidationInfo) -> float:
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 
 
-def _check_workers(value: str | None) -> str | None:
+def check_workers(value: str | None) -> str | None:
+    """`ray`, `ray://host:port`, or None. Raises ValueError with the rule."""
     if value is not None and not re.fullmatch(r"ray(://[^/]+:\d+)?", value):
         raise ValueError("must be ray or ray://host:port")
     return value
@@ -148,7 +149,7 @@ class SearchSection(_Section):
     techniques: Annotated[Names | None, Field(description="Techniques that may be used (`hasten list techniques`). Default: all.")] = None
     workers: Annotated[
         str | None,
-        AfterValidator(_check_workers),
+        AfterValidator(check_workers),
         Field(description="Who works: `ray` starts one on this machine, `ray://host:port` is a cluster. Default: this process alone."),
     ] = None
     seed: Annotated[int, Field(ge=0, description="Seed of the division of the data and of all sampling.")] = 0

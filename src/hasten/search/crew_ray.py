@@ -1,63 +1,34 @@
 """The nodes of a Ray cluster as a crew: candidates are built on any of them, and one of them compiles, runs and times.
 
-The only file that knows Ray. Ray places, queues and retries; what is done at a node are the same errands in the same child processes
+Ray places, queues and retries; what is done at a node are the same errands in the same child processes
 as without it. The node that times is held by an actor with all its CPUs and one unit of the target's label: nothing is built there, and
 another search waits for its turn. A step is finished when its files are in the search's own store, so that
 whatever dies, no finished step is lost. What Ray's processes on a node died of is no fault of the step: it is tried on others,
-`_ATTEMPTS` times.
+`ATTEMPTS` times.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import signal
-import sys
-import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
 
+from ..core.archive import tar
+from ..core.cluster import ATTEMPTS, Node, connected, reason
 from ..core.errors import NotPossibleHere, WorkerError
-from ..core.machine import Machine, this_machine, usable_cores
+from ..core.machine import Machine, this_machine
 from ..core.need import need
-from ..core.registry import plugins
 from ..core.store import Store
+from ..core.surroundings import Surroundings, difference, surroundings
 from ..measure.errands import Station
 from .crew import Crew, Errand, P, R
 from .observer import Observer
-from .parcel import Parcel, Reply, carry_out, pack, tar
-from .surroundings import difference, surroundings
+from .parcel import Parcel, Reply, carry_out, pack
 
-_ATTEMPTS = 3
 _PATIENCE_SECONDS = 30.0  # after which a person hears what is waited for
-_PREFIX = "hasten-ray-"
-_OBJECT_STORE_BYTES = 256 * 2**20  # beyond, Ray uses the disk
-_QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # or it reports to its vendor
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # or it packs the current folder
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or it warns
-    "RAY_worker_niceness": "0",  # or programs are timed at the lowest priority
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Node:
-    """A node that is alive. cpus: as Ray counts them."""
-
-    id: str
-    address: str
-    cpus: float
-    labels: frozenset[str]
-
-    @property
-    def text(self) -> str:
-        return f"{self.address} ({self.id[:8]})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +37,7 @@ class _Request:
 
     errand: bytes
     files: Mapping[str, Any]
-    surroundings: Mapping[str, str]
-    plugins: tuple[str, ...]
+    surroundings: Surroundings
 
 
 class RayCrew(Crew):
@@ -82,15 +52,15 @@ class RayCrew(Crew):
         self._ahead: dict[str, Any] = {}  # references to replies
         self._shunned: list[str] = []  # nodes on which an actor was lost
         self._actor: Any = None
-        self._node: _Node | None = None
-        self._plugins = tuple(str(path) for path in plugins())
-        self._surroundings = surroundings(self._plugins)
+        self._node: Node | None = None
+        self._surroundings = surroundings()
         self._exit = contextlib.ExitStack()
         try:
-            self._ray, self._one_store = self._exit.enter_context(_session(address, label, store))
-            self._failures = (self._ray.exceptions.RayError, ConnectionError)
+            resources, env = {label: 1.0} if label else None, {"HASTEN_STORE": str(store.root.resolve())}
+            self._cluster = self._exit.enter_context(connected(address, resources=resources, env=env))
+            self._ray, self._failures = self._cluster.ray, self._cluster.failures
             self._exit.callback(self._go_home)
-            self._check_nodes()
+            self._cluster.check_nodes(self._surroundings)
             self.machine = self._hire()
         except BaseException:
             self.close()
@@ -100,7 +70,7 @@ class RayCrew(Crew):
     def builds_ahead(self) -> bool:
         """Whether there is a node that no search times on: what is built on such a one would disturb it."""
         timing = {self._node.id} if self._node else set()
-        return any(n.cpus >= 1 and n.id not in timing and self._label not in n.labels for n in self._nodes())
+        return any(n.cpus >= 1 and n.id not in timing and self._label not in n.labels for n in self._cluster.nodes())
 
     def build(self, key: str, errand: Errand[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         if key not in self._ahead and not self.builds_ahead:
@@ -110,7 +80,7 @@ class RayCrew(Crew):
         try:
             reply: Reply = self._ray.get(reference)
         except self._failures as error:
-            raise _lost(f"building it failed {_ATTEMPTS} times", error) from None
+            raise _lost(f"building it failed {ATTEMPTS} times", error) from None
         except BaseException:
             self._ray.cancel(reference, force=True)
             raise
@@ -128,7 +98,7 @@ class RayCrew(Crew):
     def on_target(self, errand: Errand[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         parcel = pack(self._store, errand, args, kwargs)
         request, failure = self._request(parcel), None
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             try:
                 if self._actor is None:
                     self._hire_again()
@@ -142,7 +112,7 @@ class RayCrew(Crew):
                 self._dismiss()  # or it would go on with what nobody waits for
                 raise
         assert failure is not None
-        raise _lost(f"the node that times was lost {_ATTEMPTS} times", failure)
+        raise _lost(f"the node that times was lost {ATTEMPTS} times", failure)
 
     def release(self, name: str) -> None:
         if self._actor is not None:
@@ -152,21 +122,21 @@ class RayCrew(Crew):
         self._exit.close()
 
     def _submit(self, parcel: Parcel) -> Any:
-        options = {"num_cpus": 1, "max_retries": _ATTEMPTS - 1, "scheduling_strategy": "SPREAD"}
+        options = {"num_cpus": 1, "max_retries": ATTEMPTS - 1, "scheduling_strategy": "SPREAD"}
         return self._ray.remote(_build).options(**options).remote(self._request(parcel))
 
     def _request(self, parcel: Parcel) -> _Request:
         for key in parcel.needs:
             if key not in self._sent:
-                self._sent[key] = None if self._one_store else self._ray.put(tar(self._store.folder(key)))
+                self._sent[key] = None if self._cluster.here else self._ray.put(tar(self._store.folder(key)))
         files = {key: self._sent[key] for key in parcel.needs}
-        return _Request(errand=parcel.errand, files=files, surroundings=self._surroundings, plugins=self._plugins)
+        return _Request(errand=parcel.errand, files=files, surroundings=self._surroundings)
 
     def _hire(self) -> Machine:
         """Take a node that may time, for as long as this crew exists. Raises NotPossibleHere, RayError."""
         self._node = node = self._choose()
         resources = {self._label: 1} if self._label else {}
-        options = {"num_cpus": node.cpus, "resources": resources, "max_restarts": 0, "scheduling_strategy": self._only_on(node)}
+        options = {"num_cpus": node.cpus, "resources": resources, "max_restarts": 0, "scheduling_strategy": self._cluster.only_on(node)}
         self._actor = self._ray.remote(_Target).options(**options).remote()
         answer = self._actor.machine.remote()
         if not self._ray.wait([answer], timeout=_PATIENCE_SECONDS)[0]:
@@ -190,8 +160,8 @@ class RayCrew(Crew):
                 cause="killed", hint="The same command goes on, and times everything again there",
             )  # fmt: skip
 
-    def _choose(self) -> _Node:
-        fit = [n for n in self._nodes() if n.cpus >= 1 and (self._label is None or self._label in n.labels)]
+    def _choose(self) -> Node:
+        fit = [n for n in self._cluster.nodes() if n.cpus >= 1 and (self._label is None or self._label in n.labels)]
         if not fit:
             what = f"a node with the resource {self._label!r}" if self._label else "a node with a CPU"
             way = f"ray start --address=... --resources='{{\"{self._label}\": 1}}'" if self._label else ""
@@ -212,31 +182,6 @@ class RayCrew(Crew):
                 self._ray.kill(self._actor)
             for reference in self._ahead.values():
                 self._ray.cancel(reference, force=True)
-
-    def _nodes(self) -> list[_Node]:
-        return [
-            _Node(id=n["NodeID"], address=n["NodeManagerAddress"], cpus=n["Resources"].get("CPU", 0.0), labels=frozenset(n["Resources"]))
-            for n in self._ray.nodes()
-            if n["Alive"]
-        ]
-
-    def _only_on(self, node: _Node) -> Any:
-        return need("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy(node.id, soft=False)
-
-    def _check_nodes(self) -> None:
-        """That every node has what this process has. Raises NotPossibleHere, which names the node and the difference."""
-        task = self._ray.remote(difference)
-        asked = [
-            (node, task.options(num_cpus=0, scheduling_strategy=self._only_on(node)).remote(self._surroundings, self._plugins))
-            for node in self._nodes()
-        ]
-        for node, answer in asked:
-            try:
-                broken = self._ray.get(answer)
-            except self._failures as error:
-                broken = f"must be able to run hasten ({_one_line(error)})"
-            if broken:
-                raise NotPossibleHere(f"node {node.text}", broken, hint="Install the same versions on every node")
 
 
 class _Target:
@@ -264,7 +209,7 @@ def _build(request: _Request) -> Reply:
 
 def _answer(request: _Request, station: Station) -> Reply:
     """What comes of a request, at a node."""
-    if broken := difference(request.surroundings, request.plugins):  # a node that came after the search had begun
+    if broken := difference(request.surroundings):  # a node that came after the search had begun
         return Reply(ok=False, result=WorkerError(f"node {station.node}", broken, cause="killed"), files=b"")
 
     def fetch(key: str) -> bytes:
@@ -279,90 +224,4 @@ def _station() -> Station:
 
 
 def _lost(what: str, error: BaseException) -> WorkerError:
-    return WorkerError("workers", f"{what}: {_one_line(error)}", cause="killed", hint="The same command goes on from here")
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-@contextlib.contextmanager
-def _session(address: str, label: str | None, store: Store) -> Iterator[tuple[Any, bool]]:
-    """Ray, connected, and whether its nodes have this very store. Afterwards all is as it was."""
-    with _environment(_QUIET):
-        ray = need("ray", why="for --workers")
-    if ray.is_initialized():  # the caller's own: it stays
-        yield ray, False
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        if address == "ray":
-            with _started_here(ray, label, store):
-                yield ray, True
-        else:
-            _connect(ray, address)
-            yield ray, False
-    finally:
-        ray.shutdown()
-        with contextlib.suppress(ValueError):  # Ray took the signal only if this is the main thread
-            signal.signal(signal.SIGTERM, before)
-
-
-def _connect(ray: Any, address: str) -> None:
-    for attempt in range(1, _ATTEMPTS + 1):
-        with _environment(_QUIET), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it says the same again as an error
-            try:
-                ray.init(address, log_to_driver=False, logging_level="ERROR")
-                return
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                if isinstance(error, ConnectionAbortedError) and attempt < _ATTEMPTS:  # a cluster that has just started may not be ready
-                    ray.shutdown()
-                    continue
-                raise NotPossibleHere(
-                    "workers", f"must be a Ray cluster that can be reached ({_one_line(error)})", got=address,
-                    hint="The port is that of its client server, 10001 unless it was told otherwise",
-                ) from None  # fmt: skip
-
-
-@contextlib.contextmanager
-def _started_here(ray: Any, label: str | None, store: Store) -> Iterator[None]:
-    """A Ray of one node, on this machine. Its processes end with this one, and its files are removed.
-
-    Where this process is killed with SIGKILL, two idle agents of Ray end a minute later, and the next search removes the files.
-    """
-    _sweep()
-    folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
-    paths = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
-    try:
-        with _environment({**_QUIET, "PYTHONPATH": paths, "HASTEN_STORE": str(store.root.resolve())}):
-            ray.init(
-                address="local", num_cpus=usable_cores(), resources={label: 1} if label else None, include_dashboard=False,
-                log_to_driver=False, logging_level="ERROR", object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=folder,
-            )  # fmt: skip
-        yield
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _sweep() -> None:
-    """Remove what a killed search could not."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        if not psutil.pid_exists(int(folder.name.removeprefix(_PREFIX).split("-")[0])):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """These variables, which Ray and what it starts read, for a while."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    return WorkerError("workers", f"{what}: {reason(error)}", cause="killed", hint="The same command goes on from here")

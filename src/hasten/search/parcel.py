@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import io
 import pickle
-import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.archive import tar, untar
 from ..core.errors import HastenError, WorkerError
 from ..core.store import Store
 from ..measure.errands import Station
@@ -75,20 +75,6 @@ def carry_out(errand: bytes, station: Station, fetch: Callable[[str], bytes], ne
             return Reply(ok=False, result=error, files=b"")
         except Exception as error:  # noqa: BLE001 (the border between machines: the other side must hear of it, whatever it was)
             return Reply(ok=False, result=foreign(error, "errand"), files=b"")
-
-
-def tar(folder: Path) -> bytes:
-    """The files in a folder."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.add(folder, arcname=".")
-    return buffer.getvalue()
-
-
-def untar(files: bytes, folder: Path) -> None:
-    """Put files into a folder; none may leave it."""
-    with tarfile.open(fileobj=io.BytesIO(files)) as archive:
-        archive.extractall(folder, filter="data")
 
 
 class _Packer(pickle.Pickler):
