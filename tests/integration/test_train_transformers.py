@@ -110,10 +110,11 @@ def test_attention_and_mlp_of_every_layer_are_blocks(first: bool) -> None:
     assert len(blocks(lifted(encoder(first=first)))) == 6
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("gone", [(0,), (3,), (5,), (2, 3), (0, 1), (1, 2, 4), (0, 1, 2, 3, 4, 5)])
-def test_leaving_out_blocks_gives_the_network_that_is_built_without_them(first: bool, gone: tuple[int, ...]) -> None:
-    module, plain = lifted(encoder(first=first)), encoder(first=first)
+def test_leaving_out_blocks_gives_the_network_that_is_built_without_them(first: bool, fused: bool, gone: tuple[int, ...]) -> None:
+    module, plain = lifted(encoder(first=first, fused=fused)), encoder(first=first, fused=fused)
     names = blocks(module)
     for place in gone:
         remove(module, names[place])
@@ -122,6 +123,22 @@ def test_leaving_out_blocks_gives_the_network_that_is_built_without_them(first: 
     assert blocks(module) == [name for place, name in enumerate(names) if place not in gone]
     kept = lifted(plain)  # what nothing needs any more is gone too
     assert sum(p.numel() for p in module.parameters()) == sum(p.numel() for p in kept.parameters())
+
+
+def test_a_group_is_offered_only_if_the_module_runs_without_a_part_of_it() -> None:
+    module = lifted(encoder())
+    stream = next(node for node in module.graph.nodes if str(node.target).endswith("norms_0"))
+    module.register_buffer("beside", torch.ones(WIDTH))
+    with module.graph.inserting_before(stream):
+        weight = module.graph.get_attr("beside")
+    with module.graph.inserting_after(stream):
+        module.graph.call_function(torch.ops.aten.linear.default, (stream, weight))  # for nobody, so that no gradient tells of it
+    module.recompile()
+    found = find_groups(module, (IDS, MASK), pruning.importance.GroupMagnitudeImportance(), fixed(module), heads(module))
+    assert {len(group.scores) for group in found} == {HEADS, 40}  # heads and neurons, and not what the one beside counts on
+    for group in found:
+        group.remove([0])
+    module(IDS, MASK)
 
 
 @pytest.mark.parametrize("how", [{}, {"first": True}, {"open": False}, {"fused": True}, {"fused": True, "open": False}])
@@ -172,7 +189,7 @@ def test_the_search_cuts_transformers_in_depth_as_deep_as_they_are() -> None:
         return {one.share: one.blocks for one in StructuredPruning.space(profile)}
 
     minilm = {"Softmax": 6, "MatMul": 48, "LayerNormalization": 13, "Gemm": 1}
-    assert plans(minilm) == {0.3: 3, 0.5: 4, 0.7: 6}
+    assert plans(minilm) == {0.3: 3, 0.5: 4, 0.7: 6, 0.9: 8}
     assert set(plans({"Conv": 21, "Relu": 19, "Gemm": 1}).values()) == {0}
 
 

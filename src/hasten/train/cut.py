@@ -6,10 +6,11 @@ that seconds as measured on this machine can decide: of all cuts to a lesser wid
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.need import need
 from ..core.widths import Site, WidthTable
@@ -212,12 +213,39 @@ def find_groups(
     graph = pruning.DependencyGraph().build_dependency(module.eval(), example_inputs=tuple(example))
     names = {layer: name for name, layer in module.named_modules()}
     grouped = [m for m in module.modules() if isinstance(m, nn.Conv1d | nn.Conv2d) and 1 < m.groups < m.out_channels]
-    groups = []
+    groups: dict[_Root, Group] = {}
     for found in graph.get_all_groups(ignored_layers=[*fixed, *grouped], root_module_types=[nn.Conv1d, nn.Conv2d, nn.Linear]):
         scores, unit = importance(found), _unit(graph, found, heads)
         if scores is not None and unit and not any(dep.target.module in grouped for dep, _ in found):
-            groups.append(_group(graph, found, scores.detach(), unit, names))
-    return groups
+            root = _Root(names[found[0].dep.target.module], found[0].dep.handler, unit)
+            groups[root] = _group(graph, found, scores.detach(), unit, names)
+    return [groups[root] for root in _cuttable(module, example, list(groups))]
+
+
+class _Root(NamedTuple):
+    """Where a group starts: a layer, what cuts its outputs, and how many of them can only go together."""
+
+    layer: str
+    handler: Any
+    unit: int
+
+
+def _cuttable(module: fx.GraphModule, example: Sequence[torch.Tensor], asked: list[_Root]) -> list[_Root]:
+    """Those of the groups without whose first outputs the module still runs: what hangs on a layer by a reshape or a transposition may have
+    been missed."""
+    import torch
+
+    tried = copy.deepcopy(module).eval()
+    graph = need("torch_pruning").DependencyGraph().build_dependency(tried, example_inputs=tuple(example))
+    try:
+        for root in asked:
+            graph.get_pruning_group(tried.get_submodule(root.layer), root.handler, list(range(root.unit))).prune()
+        with torch.no_grad():
+            tried(*example)
+    except (RuntimeError, IndexError):
+        half = len(asked) // 2
+        return [*_cuttable(module, example, asked[:half]), *_cuttable(module, example, asked[half:])] if half else []
+    return asked
 
 
 def _unit(graph: Any, found: Any, heads: Mapping[nn.Module, int]) -> int:

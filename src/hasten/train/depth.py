@@ -48,7 +48,8 @@ def remove(module: fx.GraphModule, name: str) -> None:
     assert start is not None
     node.replace_all_uses_with(start)
     module.graph.erase_node(node)
-    module.graph.eliminate_dead_code()
+    # Attention counts as impure, since it may drop numbers at random: it would stay, computed for nobody.
+    module.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
     module.delete_all_unused_submodules()
     module.recompile()
 
