@@ -39,7 +39,7 @@ OPTIONS: Mapping[str, Mapping[float, Mapping[str, Any]]] = {
     "vit": {
         0.3: {"share": 0.36, "time_share": 0.3, "blocks": 3, "epochs": 2},
         0.5: {"share": 0.53, "time_share": 0.46, "blocks": 5, "epochs": 2},
-        0.7: {"share": 0.88, "time_share": 0.85, "blocks": 9, "epochs": 5},
+        0.7: {"share": 0.89, "time_share": 0.88, "blocks": 9, "epochs": 7},
     },
     "resnet20": {
         0.3: {"share": 0.36, "time_share": 0.25, "blocks": 2, "epochs": 6},
