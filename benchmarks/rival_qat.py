@@ -1,14 +1,9 @@
-"""What the examples of NNCF and of torchao do to train for 8 bits, as techniques, so that they are trained, timed and judged like ours.
+"""What NNCF's example does to train for 8 bits, as a technique, so that it is trained, timed and judged like ours; and what torchao's
+(rival_qat_torchao.py) shares with it.
 
-NNCF      examples/quantization_aware_training/torch/resnet18: nncf.quantize of the user's module with 300 samples, fine-tuning on the
-          labels with Adam at 1e-5, OpenVINO's converter
-torchao   its tutorials "PT2E QAT" and "x86 back end through Inductor": prepare_qat_pt2e with X86InductorQuantizer, training on the
-          labels, convert_pt2e, torch.compile with freezing. They leave the optimiser open: it is that of the tutorial that they come
-          from (static quantisation in eager mode), SGD at 1e-4. Statistics of batch normalisation are frozen after 3 and observers
-          after 4 of 10 parts of the training, as there.
-
-Both begin from the user's own module, on batches that ours sees too, in float32, every step at one learning rate, and end after so many
-seconds of the processor where that is sooner than the epochs. With no epochs they only round.
+Its examples/quantization_aware_training/torch/resnet18: nncf.quantize of the user's module with 300 samples, fine-tuning on the labels with
+Adam at 1e-5, OpenVINO's converter. Both examples begin from the user's own module, on batches that ours sees too, in float32, every step at
+one learning rate, and end after so many seconds of the processor where that is sooner than the epochs. With no epochs they only round.
 """
 
 from __future__ import annotations
@@ -16,7 +11,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +25,6 @@ from hasten.train.batches import Batch, Batches
 
 ROOT = Path(__file__).parents[1]
 NUM_SAMPLES = 300
-TORCHAO = "HASTEN_TORCHAO"  # as in peers/torch_compile.py
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +51,10 @@ class Clocked(Technique):
         import torch
 
         torch.set_num_threads(1)
-        batches, began = _batches(context, candidate), time.process_time()
+        batches, began = batches_of(context, candidate), time.process_time()
         made = QatInt8(epochs=self.epochs, alpha=self.alpha, per_channel=self.per_channel).apply(candidate, context)
-        told = _told(time.process_time() - began, self.epochs * len(batches) * batches.size)
-        return candidate.then(self.step(), made.path, adds=self.adds, lossless=False, notes=[told])
+        what = told(time.process_time() - began, self.epochs * len(batches) * batches.size)
+        return candidate.then(self.step(), made.path, adds=self.adds, lossless=False, notes=[what])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,102 +88,26 @@ class NncfExample(Technique):
         from nncf.quantization.advanced_parameters import QuantizationParameters
 
         torch.set_num_threads(1)
-        samples = nncf.Dataset([torch.from_numpy(rows) for rows in _calibration(context)])
+        samples = nncf.Dataset([torch.from_numpy(rows) for rows in calibration(context)])
         of_tensor = nncf.AdvancedQuantizationParameters(weights_quantization_params=QuantizationParameters(per_channel=False))
         quantized: Any = nncf.quantize(
-            _users(self.source), samples, subset_size=NUM_SAMPLES, advanced_parameters=None if self.per_channel else of_tensor
+            users(self.source), samples, subset_size=NUM_SAMPLES, advanced_parameters=None if self.per_channel else of_tensor
         )
         optimizer = torch.optim.Adam(quantized.parameters(), lr=1e-5)
-        told = _fine_tune(quantized.train(), _batches(context, candidate), optimizer, epochs=self.epochs, seconds=self.seconds)
-        example = torch.from_numpy(_calibration(context)[0])
+        what = fine_tune(quantized.train(), batches_of(context, candidate), optimizer, epochs=self.epochs, seconds=self.seconds)
+        example = torch.from_numpy(calibration(context)[0])
         model = ov.convert_model(quantized.eval(), example_input=example, input=[-1, *example.shape[1:]])
         for port, spec in zip([*model.inputs, *model.outputs], [*candidate.signature.inputs, *candidate.signature.outputs], strict=True):
             port.set_names({spec.name})
         path = context.folder / "model.xml"
         ov.save_model(model, path, compress_to_fp16=False)
-        return candidate.then(self.step(), path, floor=Floor.GRAPH, adds=self.adds, lossless=False, notes=[told])
+        return candidate.then(self.step(), path, floor=Floor.GRAPH, adds=self.adds, lossless=False, notes=[what])
 
 
-@dataclass(frozen=True, kw_only=True)
-class TorchaoExample(Technique):
-    """PT2E for Inductor on x86, trained by SGD at 1e-4 on the labels; a program for batches of one. Weights have one scale for each output
-    channel: its documents tell of no setting for one scale for all."""
-
-    name: ClassVar[str] = "torchao-qat-example"
-    floor: ClassVar[Floor] = Floor.MODULE
-    trains: ClassVar[bool] = True
-    adds: ClassVar[frozenset[str]] = frozenset({"int8-weights", "int8-activations"})
-    packages: ClassVar[tuple[str, ...]] = ("torch",)
-
-    source: str = option("", "The user's module: file.py:function, from the root of the checkout.")
-    epochs: int = option(1, "Passes over the train split, at the most.", low=0)
-    seconds: float = option(0.0, "Seconds of the processor that the training may take. 0: any.", low=0.0)
-
-    def fits(self, candidate: Candidate | None, profile: Profile) -> str | None:
-        return None
-
-    def expects(self, profile: Profile) -> Forecast:
-        return Forecast(speedup=1.0, seconds=1.0)
-
-    def apply(self, candidate: Candidate, context: Context) -> Candidate:
-        sys.path.append(os.environ[TORCHAO])  # last: everything else comes from hasten's environment
-        import torch
-        from torchao.quantization.pt2e import move_exported_model_to_eval
-        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
-
-        torch.set_num_threads(1)
-        samples = [torch.from_numpy(rows) for rows in _calibration(context)]
-        told = _told(0.0, 0)
-        if self.epochs:
-            batches = _batches(context, candidate)
-            prepared = self._prepared(batches.plain(4).inputs, training=True)
-            optimizer = torch.optim.SGD(prepared.parameters(), lr=1e-4)
-            told = _fine_tune(
-                prepared, batches, optimizer, epochs=self.epochs, seconds=self.seconds, after=lambda done: _froze(prepared, done)
-            )
-        else:
-            prepared = self._prepared((torch.cat(samples[:4]),), training=False)
-            with torch.no_grad():
-                for sample in samples:
-                    prepared(sample)
-        converted = convert_pt2e(prepared)
-        move_exported_model_to_eval(converted)
-        path = context.folder / "model.pt2"
-        torch.export.save(torch.export.export(converted, (samples[0],)), path)
-        return candidate.then(self.step(), path, adds=self.adds, lossless=False, notes=[told])
-
-    def _prepared(self, example: tuple[Any, ...], *, training: bool) -> Any:
-        import torch
-        from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e, prepare_qat_pt2e
-        from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
-
-        shapes = tuple({0: torch.export.Dim("batch")} for _ in example)
-        module = torch.export.export(_users(self.source).train(training), example, dynamic_shapes=shapes).module(check_guards=False)
-        quantizer = x86.X86InductorQuantizer()
-        quantizer.set_global(x86.get_default_x86_inductor_quantization_config(is_qat=training))
-        return (prepare_qat_pt2e if training else prepare_pt2e)(module, quantizer)
-
-
-def _froze(prepared: Any, done: float) -> None:
-    """What the tutorial ends on the way: statistics of batch normalisation, then observers. done: share of the training."""
-    import torch
-    from torchao.quantization.pt2e import disable_observer
-
-    if done >= 0.3:
-        changed = False
-        for node in prepared.graph.nodes:
-            if node.target == torch.ops.aten.batch_norm.default and node.args[5]:  # its sixth argument: training
-                node.args, changed = (*node.args[:5], False, *node.args[6:]), True
-        if changed:
-            prepared.recompile()
-    if done >= 0.4:
-        prepared.apply(disable_observer)
-
-
-def _fine_tune(
+def fine_tune(
     module: Any, batches: Batches, optimizer: Any, *, epochs: int, seconds: float, after: Callable[[float], None] | None = None
 ) -> str:  # fmt: skip
-    """Train on the labels. after: hears the share that is done, 0..1, after every step. Returns what it took, as `_told`."""
+    """Train on the labels. after: hears the share that is done, 0..1, after every step. Returns what it took, as `told`."""
     began, step, total = time.process_time(), 0, epochs * len(batches)
     for batch in itertools.chain.from_iterable(batches.epoch(number) for number in range(epochs)):
         loss = _cross_entropy(module, batch)
@@ -203,7 +120,7 @@ def _fine_tune(
             after(done)
         if done >= 1:
             break
-    return _told(time.process_time() - began, step * batches.size)
+    return told(time.process_time() - began, step * batches.size)
 
 
 def _cross_entropy(module: Any, batch: Batch) -> Any:
@@ -213,7 +130,7 @@ def _cross_entropy(module: Any, batch: Batch) -> Any:
     return functional.cross_entropy(module(*batch.inputs), batch.labels)
 
 
-def _users(source: str) -> Any:
+def users(source: str) -> Any:
     """The user's module, inside another: NNCF adds a child to what it is given, which torch.nn.Sequential would call."""
     from torch import nn
 
@@ -228,7 +145,7 @@ def _users(source: str) -> Any:
     return Whole(callables.call(source, ROOT, field="source"))
 
 
-def _calibration(context: Context) -> list[Any]:
+def calibration(context: Context) -> list[Any]:
     """Samples of the calibrate split of a model of one input, each [1, ...]."""
     import numpy as np
 
@@ -236,16 +153,16 @@ def _calibration(context: Context) -> list[Any]:
     return [np.array(rows[at : at + 1]) for at in range(min(NUM_SAMPLES, len(rows)))]
 
 
-def _batches(context: Context, candidate: Candidate) -> Batches:
+def batches_of(context: Context, candidate: Candidate) -> Batches:
     assert context.training is not None
     return Batches.of(context.training, [spec.name for spec in candidate.signature.inputs], context.seed)
 
 
-def _told(seconds: float, samples: int) -> str:
+def told(seconds: float, samples: int) -> str:
     return json.dumps({"train_seconds": round(seconds, 1), "train_samples": samples})
 
 
 def took(candidate: Candidate) -> dict[str, float]:
     """Seconds of the processor and samples that the technique of this file that made the candidate trained with."""
-    told: dict[str, float] = json.loads(candidate.notes[-1])
-    return told
+    kept: dict[str, float] = json.loads(candidate.notes[-1])
+    return kept

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 from common import BUNDLES, ROOT, Figures, figure
-from rival_qat import TORCHAO, Clocked, NncfExample, TorchaoExample, took
+from rival_qat import Clocked, NncfExample, took
+from rival_qat_torchao import TORCHAO, TorchaoExample
 from rivals import PLUGINS, SEES_OURS, packages_of, python_of
 from training import MODELS, eight_bits, fastest, lowered, programs, ready, run
 
@@ -35,7 +36,7 @@ from hasten.measure.statistics import rate_drop, ratio_interval
 from hasten.search.judge import Judge
 from hasten.search.workshop import Workshop
 
-EPOCHS: Mapping[str, int] = {"mobilenetv2-96px": 2, "mobilenetv2": 1}
+EPOCHS: Mapping[str, int] = {"mobilenetv2-96px": 2, "mobilenetv2": 1, "resnet20-few": 4}
 RIVALS: Mapping[str, tuple[type[Technique], Mapping[str, Any], str, Mapping[str, Any]]] = {
     "torchao": (TorchaoExample, {}, "torch-compile", {"freezing": True}),
     "nncf_tensor": (NncfExample, {"per_channel": False}, "openvino-ir", {}),
@@ -117,7 +118,8 @@ def measure(shop: Workshop, judge: Judge, model: str) -> Figures:
             figures[f"{named}.recovered_share"] = figure(1 - drop[named].value / before.value)
     figures["float.accuracy"] = figure(float(kept["float"].mean()))
     figures["ptq_loses_more_than_half_a_point"] = figure(drop["ptq"].value, at_least=0.5)
-    figures["recovered_share"] = figure(1 - drop["qat"].value / drop["ptq"].value, at_least=0.5)
+    if drop["ptq"].value >= ENOUGH:
+        figures["recovered_share"] = figure(1 - drop["qat"].value / drop["ptq"].value, at_least=0.5)
     return figures
 
 
