@@ -27,6 +27,8 @@ class OpenVinoIr(Runtime):
     threads: int = option(0, "Threads for one call. 0: the target's.", choices=(0,), low=0)
 
     def fits(self, candidate: Candidate | None, target: Target) -> str | None:
+        if candidate is not None and candidate.path.suffix != ".xml":
+            return "it runs models in OpenVINO's own format"
         return missing("openvino")
 
     def compile(self, candidate: Candidate, target: Target, folder: Path) -> None:
