@@ -35,13 +35,8 @@ MODELS: Mapping[str, Case] = {
 }
 """Name -> a job that has a train split."""
 TEXT = "minilm-probe"
-<<<<<<< HEAD
 USUAL = ("wide-resnet20", "mobilenetv2", "vit", "resnet20")
-SETTINGS: Mapping[str, Mapping[str, str]] = {"mobilenetv2-96px": {"data.train": "cifar10.py:few"}}
-=======
-USUAL = ("wide-resnet20", "mobilenetv2", "resnet20")
 SETTINGS: Mapping[str, Mapping[str, str]] = {name: {"data.train": "cifar10.py:few"} for name in ("mobilenetv2-96px", "resnet20-few")}
->>>>>>> rivals
 """What differs from the job file: an epoch of all 50,000 pictures at 96 pixels would take half an hour."""
 PRICED_ON, TEXT_PRICED_ON = "onnxruntime", "openvino"
 """Whose times decide what is cut: the fastest lossless runtime for those networks on the machines of docs/log.md."""
