@@ -6,9 +6,9 @@ what the examples of NNCF and of torchao reach in the same training time.
 
 The loss is over the network in float, on the certify split. Calibration and quantiser are the same before and after. NAME_qat.drop_points
 stands beside what the same quantiser loses without training, NAME_ptq.drop_points (ours: qat and ptq). The rivals' weights have one scale
-for each output channel, as in their examples; nncf_tensor has NNCF's setting for one scale for all, as ours has here. Programs of trained
-networks run in one interleaved race against the fastest lossless program. Seconds of training are of the processor, on one thread; ours
-count the teacher and the export too.
+for each output channel, as in their examples and as ptq_by_channel of ours; neither has a setting for one scale for all that convolutions
+heed. Programs of trained networks run in one interleaved race against the fastest lossless program. Seconds of training are of the
+processor, on one thread; ours count the teacher and the export too. A training that was killed counts only what it did since then.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ from hasten.search.workshop import Workshop
 EPOCHS: Mapping[str, int] = {"mobilenetv2-96px": 2, "mobilenetv2": 1, "resnet20-few": 4}
 RIVALS: Mapping[str, tuple[type[Technique], Mapping[str, Any], str, Mapping[str, Any]]] = {
     "torchao": (TorchaoExample, {}, "torch-compile", {"freezing": True}),
-    "nncf_tensor": (NncfExample, {"per_channel": False}, "openvino-ir", {}),
     "nncf": (NncfExample, {}, "openvino-ir", {}),
 }
 """Name -> the example, its options, and the runtime that it is for."""
