@@ -58,15 +58,12 @@ class Clocked(Technique):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NncfExample(Technique):
-    """nncf.quantize, then Adam at 1e-5 on the labels; a model of OpenVINO's own. Weights have one scale for each output channel: told to
-    have one for all (QuantizationParameters(per_channel=False)), NNCF 3.4 heeds it in the linear layer and in no convolution."""
+class Example(Technique):
+    """What the examples of other tools have in common: they begin from the user's module, and end by epochs or by seconds."""
 
-    name: ClassVar[str] = "nncf-qat-example"
     floor: ClassVar[Floor] = Floor.MODULE
     trains: ClassVar[bool] = True
     adds: ClassVar[frozenset[str]] = frozenset({"int8-weights", "int8-activations"})
-    packages: ClassVar[tuple[str, ...]] = ("torch", "nncf", "openvino")
 
     source: str = option("", "The user's module: file.py:function, from the root of the checkout.")
     epochs: int = option(1, "Passes over the train split, at the most.", low=0)
@@ -77,6 +74,15 @@ class NncfExample(Technique):
 
     def expects(self, profile: Profile) -> Forecast:
         return Forecast(speedup=1.0, seconds=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NncfExample(Example):
+    """nncf.quantize, then Adam at 1e-5 on the labels; a model of OpenVINO's own. Weights have one scale for each output channel: told to
+    have one for all (QuantizationParameters(per_channel=False)), NNCF 3.4 heeds it in the linear layer and in no convolution."""
+
+    name: ClassVar[str] = "nncf-qat-example"
+    packages: ClassVar[tuple[str, ...]] = ("torch", "nncf", "openvino")
 
     def apply(self, candidate: Candidate, context: Context) -> Candidate:
         os.environ["NNCF_EXTENSION_LOAD_TIMEOUT"] = "0"  # its kernels are compiled when they are first used

@@ -12,34 +12,21 @@ import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rival_qat import batches_of, calibration, fine_tune, told, users
+from rival_qat import Example, batches_of, calibration, fine_tune, told, users
 
-from hasten.core.candidate import Candidate, Floor
-from hasten.core.seams import Context, Forecast, Profile, Technique, option
+from hasten.core.candidate import Candidate
+from hasten.core.seams import Context
 
 TORCHAO = "HASTEN_TORCHAO"  # as in peers/torch_compile.py
 
 
 @dataclass(frozen=True, kw_only=True)
-class TorchaoExample(Technique):
+class TorchaoExample(Example):
     """PT2E for Inductor on x86, trained by SGD at 1e-4 on the labels; a program for batches of one. Weights have one scale for each output
     channel: its documents tell of no setting for one scale for all."""
 
     name: ClassVar[str] = "torchao-qat-example"
-    floor: ClassVar[Floor] = Floor.MODULE
-    trains: ClassVar[bool] = True
-    adds: ClassVar[frozenset[str]] = frozenset({"int8-weights", "int8-activations"})
     packages: ClassVar[tuple[str, ...]] = ("torch",)
-
-    source: str = option("", "The user's module: file.py:function, from the root of the checkout.")
-    epochs: int = option(1, "Passes over the train split, at the most.", low=0)
-    seconds: float = option(0.0, "Seconds of the processor that the training may take. 0: any.", low=0.0)
-
-    def fits(self, candidate: Candidate | None, profile: Profile) -> str | None:
-        return None
-
-    def expects(self, profile: Profile) -> Forecast:
-        return Forecast(speedup=1.0, seconds=1.0)
 
     def apply(self, candidate: Candidate, context: Context) -> Candidate:
         sys.path.append(os.environ[TORCHAO])  # last: everything else comes from hasten's environment

@@ -74,7 +74,7 @@ def training(folder: Path, **more: Any) -> Training:
 def test_a_served_teacher_answers_as_its_bundle_does_whatever_its_output_is_called(address: str, bundle: Path) -> None:
     for place in (address, address.replace("/pictures", "/v2/models/pictures/versions/1")):
         with Served(place, SIGNATURE) as served:
-            served.check({"pixels": PIXELS[:4]})
+            served.ask({"pixels": PIXELS[:4]})
             np.testing.assert_allclose(served(torch.from_numpy(PIXELS))[0].numpy(), answered(bundle, PIXELS), rtol=1e-5, atol=1e-6)
 
 
@@ -102,9 +102,9 @@ def _agreement(candidate: Candidate, wanted: np.ndarray) -> float:
 def test_who_does_not_answer_as_the_model_does_cannot_teach_it(address: str, tmp_path: Path) -> None:
     other = replace(SIGNATURE, outputs=(TensorSpec(name="logits", dtype="float32", shape=(None, 3)),))
     with pytest.raises(JobError, match=r"train\.teacher: must give logits \(4, 3\) as the model does"):
-        Served(address, other).check({"pixels": PIXELS[:4]})
+        Served(address, other).ask({"pixels": PIXELS[:4]})
     with pytest.raises(WorkerError, match=r"train\.teacher: must answer at .*cannot be reached") as caught:
-        Served("http://127.0.0.1:9/pictures", SIGNATURE).check({"pixels": PIXELS[:4]})
+        Served("http://127.0.0.1:9/pictures", SIGNATURE).ask({"pixels": PIXELS[:4]})
     assert caught.value.cause == "killed"  # it is tried again when the server is back
     with pytest.raises(JobError, match=r"http\(s\)://host:port/MODEL"):
         Served("http://127.0.0.1:9", SIGNATURE)

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from .errors import DataError
 
 MAX_PIXELS = 64_000_000  # a larger picture is refused before it is decoded, and before it is resized to that
-SMALL_SIDE = 128  # pixels: a picture that is not larger, before and after it is resized, takes a fraction of a millisecond
-SMALL_BYTES = 8192  # and neither is its file
+QUICK_SIDE = 128  # pixels: a picture that is not larger, before and after it is resized, takes a fraction of a millisecond
+QUICK_BYTES = 8192  # and neither is its file
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # the rest of Pillow's decoders are kept away from strangers' bytes
 
 # Markers of JPEG (ITU-T T.81, table B.1): where a scan begins, sequential frames, and what may stand before them.
@@ -107,7 +107,7 @@ class ImagePreprocess(BaseModel):
         if (size := _small_jpeg(encoded)) is None:
             return False
         height, width = self._target_size(*size) or size
-        return height * width <= SMALL_SIDE**2
+        return height * width <= QUICK_SIDE**2
 
     def _normalised(self, pixels: np.ndarray) -> np.ndarray:
         """The tensor of `pixels`, H x W x C, in a memory of its own."""
@@ -139,7 +139,7 @@ def _small_jpeg(encoded: bytes) -> tuple[int, int] | None:
 
     Other formats, more scans, and a head that says its size twice can make much work of few bytes.
     """
-    if len(encoded) > SMALL_BYTES or encoded[:2] != b"\xff\xd8" or encoded.count(_SCAN) != 1:
+    if len(encoded) > QUICK_BYTES or encoded[:2] != b"\xff\xd8" or encoded.count(_SCAN) != 1:
         return None
     at, size = 2, None
     while encoded[at : at + 2] != _SCAN:
@@ -149,7 +149,7 @@ def _small_jpeg(encoded: bytes) -> tuple[int, int] | None:
         elif marker not in _SKIPPED:
             return None
         at += 2 + length
-    return size if size is not None and min(size) > 0 and max(size) <= SMALL_SIDE else None
+    return size if size is not None and min(size) > 0 and max(size) <= QUICK_SIDE else None
 
 
 def open_picture(picture: Any, mode: Literal["RGB", "L"]) -> Any:

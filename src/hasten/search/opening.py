@@ -112,7 +112,7 @@ def _teacher(job: Job, original: Candidate, example: Mapping[str, np.ndarray], f
     source = str(job.train.teacher)
     if source.startswith(("http://", "https://")):
         with Served(source, original.signature) as served:
-            served.check(example)
+            served.ask({spec.name: example[spec.name] for spec in original.signature.inputs})
         return source
     if not is_callable_source(source):
         raise JobError("train.teacher", "must be file.py:function or http(s)://host:port/MODEL", got=source)

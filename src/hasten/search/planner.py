@@ -235,13 +235,13 @@ class Planner:
     def _chance(self, step: Step) -> float:
         if step.build_key in self._candidate_right:  # the same numbers on another runtime, or with other knobs
             return 0.1 + 0.85 * self._candidate_right[step.build_key]
-        if step.right is not None:
-            follows = step.technique is not None and (step.then is not None or step.technique.heals)
-            ends = [end for _, end in self._right.get(step.technique.name, [])] if step.technique and follows else []  # of its kind
-            return (_BELIEF * step.right + sum(ends)) / (_BELIEF + len(ends))
         if step.technique is None:
-            return share_right([1.0])
-        return chance(step.technique.expects(self.profile).risk, self._right.get(step.technique.name, []))
+            return share_right([1.0]) if step.right is None else step.right
+        ends = self._right.get(step.technique.name, [])
+        if step.right is None:
+            return chance(step.technique.expects(self.profile).risk, ends)
+        of_its_kind = [end for _, end in ends] if step.then is not None or step.technique.heals else []
+        return (_BELIEF * step.right + sum(of_its_kind)) / (_BELIEF + len(of_its_kind))
 
     def _seconds(self, step: Step) -> float:
         return self._build_seconds(step) + self._program_seconds

@@ -15,7 +15,7 @@ from typing import Any
 from starlette.responses import Response
 
 from ..core.errors import Overloaded, UnknownModel
-from ..core.preprocess import SMALL_BYTES
+from ..core.preprocess import QUICK_BYTES
 from .infer import may_be_bulk
 from .models import Model, Wish
 from .problems import answer_to
@@ -41,7 +41,7 @@ class Doorkeeper:
         model = self._model(scope, task)
         if model is None:
             return None
-        picture = task and len(body) > 2 * SMALL_BYTES  # a smaller one may need no thread, also as base64
+        picture = task and len(body) > 2 * QUICK_BYTES  # a smaller one may need no thread, also as base64
         error = model.too_late(Wish(arrived=now()), self.service.decoded(picture=picture))
         if error is None or not self._is_plain(scope, body, model, task):
             return None

@@ -20,6 +20,11 @@ MOST_TEXT = 256
 """Characters that are told of what a client chose: an id may be as long as a body."""
 
 
+def new_id() -> str:
+    """One that nobody guesses, so that nobody else judges the answer."""
+    return os.urandom(16).hex()
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Exchange:
     """One request. Seconds are those of time.monotonic(), but for `at`.
@@ -30,7 +35,7 @@ class Exchange:
     took part, each with when it had got in line; span: of its trace; trace: the trace's name, where it is recorded.
     """
 
-    id: str = field(default_factory=lambda: new_id())
+    id: str = field(default_factory=new_id)
     protocol: str = "http"
     method: str = ""
     path: str = ""
@@ -90,8 +95,3 @@ def given_id(given: Sequence[tuple[str, str]]) -> str:
         if name == REQUEST_ID and is_header(value):
             return value
     return new_id()
-
-
-def new_id() -> str:
-    """One that nobody guesses, so that nobody else judges the answer."""
-    return os.urandom(16).hex()

@@ -48,10 +48,6 @@ class Served:
         answers = self.ask({name: value.numpy() for name, value in zip(names, inputs, strict=True)})
         return tuple(torch.from_numpy(np.array(answer)) for answer in answers)
 
-    def check(self, example: Mapping[str, np.ndarray]) -> None:
-        """That it answers as the model does. example: of each input [n, ...]. Raises what `ask` raises."""
-        self.ask({spec.name: example[spec.name] for spec in self._signature.inputs})
-
     def ask(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The outputs for `inputs`, [n, ...] each, in the order of the signature. An output may have another name where there is one only.
 
@@ -67,8 +63,8 @@ class Served:
             answers = {specs[0].name: next(iter(answers.values()))}
         count = len(next(iter(inputs.values())))
         for spec in specs:
-            wanted = (count, *spec.shape[1:])
-            got = answers[spec.name].shape if spec.name in answers else f"the outputs {', '.join(answers)}"
-            if spec.name not in answers or any(size not in (None, there) for size, there in zip(wanted, got, strict=False)):
-                raise JobError("train.teacher", f"must give {spec.name} {wanted} as the model does", got=got)
+            wanted, got = (count, *spec.shape[1:]), answers[spec.name].shape if spec.name in answers else None
+            if got is None or any(size not in (None, there) for size, there in zip(wanted, got, strict=False)):
+                given = f"the outputs {', '.join(answers)}" if got is None else got
+                raise JobError("train.teacher", f"must give {spec.name} {wanted} as the model does", got=given)
         return [answers[spec.name] for spec in specs]

@@ -72,12 +72,12 @@ class Student:
         """A student that starts as `candidate`, on the module floor. features_share, relations_share: as the fields."""
         names = [spec.name for spec in candidate.signature.inputs]
         batches = Batches.of(training, names, seed)
-        asked = _asked(training, taps=bool(features_share or relations_share))
+        taps = bool(features_share or relations_share)
         meets = "plain" if training.augment == "none" else str(seed)  # samples as they are, whatever the seed
-        folder = training.answers / f"{meets}{'-features' if features_share or relations_share else ''}" if training.answers else None
+        folder = training.answers / f"{meets}{'-features' if taps else ''}" if training.answers else None
         return cls(
-            module=read_module(candidate.path), teacher=Teacher(module=asked, batches=batches, folder=folder), batches=batches,
-            candidate=candidate, training=training, features=features_share, relations=relations_share,
+            module=read_module(candidate.path), teacher=Teacher(module=_asked(training, taps=taps), batches=batches, folder=folder),
+            batches=batches, candidate=candidate, training=training, features=features_share, relations=relations_share,
             distillation=replace(distillation or Distillation(), classifier=training.classifier),
         )  # fmt: skip
 
