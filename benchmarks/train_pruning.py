@@ -28,7 +28,7 @@ GOALS: Mapping[float, Goals] = {0.3: (0.65, 1.3, 0.5), 0.5: (0.48, 1.7, 1.0), 0.
 OPTIONS: Mapping[str, Mapping[float, Mapping[str, Any]]] = {
     "wide-resnet20": {
         0.3: {"share": 0.36, "time_share": 0.3, "epochs": 2},
-        0.5: {"share": 0.53, "time_share": 0.45, "epochs": 2},
+        0.5: {"share": 0.53, "time_share": 0.5, "epochs": 2},
         0.7: {"share": 0.9, "time_share": 0.85, "blocks": 3, "epochs": 4},
     },
     "mobilenetv2": {
