@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import pytest
@@ -199,14 +199,64 @@ def test_what_was_right_says_something_of_less_and_what_was_wrong_of_more() -> N
     assert chance(0.7, [(0.5, 0.0)]) < chance(0.7, []) == chance(0.7, [(0.9, 0.0)])
 
 
-def test_training_is_as_long_as_a_quarter_of_its_time_allows() -> None:
-    short, long = (replace(PROFILE, num_train=100, epoch_seconds=10.0, train_seconds=seconds) for seconds in (100.0, 10_000.0))
-    for kind in (kind for kind in find(Technique).values() if kind.trains and kind.name != "architecture-search"):
-        asked = [kind.space(profile) for profile in (short, long)]
-        base = replace(GRAPH, floor=kind.floor, facts=GRAPH.facts | kind.needs)
-        few, many = (variants([kind], profile, base) for profile in (short, long))
-        assert [v.options().get("epochs") for v in few] == [1] * len(few)
-        assert many == [v for v in asked[1] if v.fits(base, long) is None]
+def test_training_takes_a_quarter_of_its_time_and_not_fewer_epochs_than_teach_unless_all_of_it_is_too_short() -> None:
+    seen = set()
+    for seconds in (45.0, 100.0, 400.0, 10_000.0):
+        profile = replace(PROFILE, num_train=100, epoch_seconds=10.0, train_seconds=seconds)
+        for kind in (kind for kind in find(Technique).values() if kind.trains and kind.name != "architecture-search"):
+            base, asked = replace(GRAPH, floor=kind.floor, facts=GRAPH.facts | kind.needs), cast(Any, kind()).epochs
+            for one in cast(list[Any], variants([kind], profile, base)):
+                seen.add(one.epochs)
+                assert one.epochs == 1 or one.expects(profile).seconds <= seconds
+                if one.epochs < min(4, asked):
+                    assert replace(one, epochs=one.epochs + 1).expects(profile).seconds > seconds
+                if one.epochs > 4:
+                    assert one.expects(profile).seconds <= seconds / 4
+    assert {1, 4, 10} < seen
+
+
+def test_one_that_has_no_epochs_of_its_own_is_left_as_it_is() -> None:
+    profile = replace(PROFILE, num_train=100, epoch_seconds=10.0, train_seconds=1.0)
+    assert [v.step().text for v in variants([Learner], profile, GRAPH)] == [v.step().text for v in Learner.space(profile)]
+
+
+def test_the_teacher_is_paid_once_or_in_every_epoch() -> None:
+    profile = replace(PROFILE, epoch_seconds=10.0, teacher_seconds=4.0)
+    anew = replace(profile, asks_anew=True)
+    none = profile.training_seconds(0)
+    assert none == anew.training_seconds(0)
+    assert profile.training_seconds(3, 0.5) - none == pytest.approx(3 * 5.0 + 4.0)
+    assert anew.training_seconds(3, 0.5) - none == pytest.approx(3 * 5.0 + 3 * 4.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cutter(Learner):
+    """Takes away nine tenths, for so many epochs."""
+
+    name: ClassVar[str] = "cutter"
+    floor: ClassVar[Floor] = Floor.MODULE
+    adds: ClassVar[frozenset[str]] = frozenset()
+    epochs: int = option(10, "Passes.")
+
+    def expects(self, profile: Profile) -> Forecast:
+        return Forecast(speedup=2.0, seconds=10.0, risk=0.9)
+
+
+def cut(epochs: int = 10) -> Step:
+    return Step(candidate=replace(GRAPH, floor=Floor.MODULE), technique=Cutter(epochs=epochs), runtime=Null())
+
+
+def test_few_epochs_are_a_risk() -> None:
+    chances = [planner().promise(cut(epochs)).right for epochs in (1, 2, 4, 10)]
+    assert chances[0] < chances[1] < chances[2] == chances[3]
+
+
+def test_a_student_is_worth_what_8_bits_will_add_to_it_until_it_is_there() -> None:
+    plan, best = planner(), math.log(2.6)
+    bare, hopeful = (plan.ranked([cut()], Incumbent(log_speedup=best, untrained_log_speedup=x), 100.0, 100.0) for x in (0.0, best))
+    assert (bare, [s.text for s in hopeful]) == ([], [cut().text])
+    plan.learn(cut(), outcome(1.6))
+    assert plan.ranked([cut()], Incumbent(log_speedup=best, untrained_log_speedup=best), 100.0, 100.0) == []
 
 
 def test_nothing_is_taken_that_cannot_beat_what_is_there() -> None:

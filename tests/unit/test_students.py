@@ -23,6 +23,7 @@ from hasten.search.planner import Step
 from hasten.search.students import Base, Students
 
 PROFILE = Profile(machine=this_machine(), target=Target(threads=1), num_train=100, epoch_seconds=1.0)
+LIMIT = 1.0  # points
 MODULE = Candidate(floor=Floor.MODULE, path=Path("net.pt2"), signature=Signature(inputs=(), outputs=()), lineage=(Done(name="net"),))
 GRAPH = MODULE.then(Done(name="export"), Path("net.onnx"), floor=Floor.GRAPH)
 
@@ -84,26 +85,26 @@ def rounded(base: Candidate = GRAPH, speedup: float = 2.0) -> tuple[Trial, Step]
 
 def test_what_was_fast_and_unsure_is_trained_for_and_done_again() -> None:
     trial, step = rounded()
-    (rescue,) = Students(Base(module=MODULE, graph=GRAPH)).rescues([Rehearse], [(trial, step)], PROFILE)
+    (rescue,) = Students(Base(module=MODULE, graph=GRAPH)).rescues([Rehearse], [(trial, step)], PROFILE, LIMIT)
     assert (rescue.candidate, rescue.technique, rescue.then) == (MODULE, Rehearse(), Round())
     assert rescue.known_log_speedup == pytest.approx(math.log(2.0))
     assert rescue.planned.facts >= Rehearse.adds | Round.adds
 
 
 def test_what_prepares_a_graph_is_done_to_the_graph_and_what_trains_to_the_module() -> None:
-    rescues = list(Students(Base(module=MODULE, graph=GRAPH)).rescues([Rehearse, Move], [rounded()], PROFILE))
+    rescues = list(Students(Base(module=MODULE, graph=GRAPH)).rescues([Rehearse, Move], [rounded()], PROFILE, LIMIT))
     assert [(r.candidate, r.technique, r.then) for r in rescues] == [(MODULE, Rehearse(), Round()), (GRAPH, Move(), Round())]
-    only_graph = list(Students(Base(module=GRAPH, graph=GRAPH)).rescues([Rehearse, Move], [rounded()], PROFILE))
+    only_graph = list(Students(Base(module=GRAPH, graph=GRAPH)).rescues([Rehearse, Move], [rounded()], PROFILE, LIMIT))
     assert [r.technique for r in only_graph] == [Move()]
 
 
 def test_a_rescue_is_not_rescued_nor_what_it_cannot_help() -> None:
     students = Students(Base(module=MODULE, graph=GRAPH))
     trial, step = rounded()
-    (rescue,) = students.rescues([Rehearse], [(trial, step)], PROFILE)
-    assert list(students.rescues([Rehearse], [(trial, rescue)], PROFILE)) == []
+    (rescue,) = students.rescues([Rehearse], [(trial, step)], PROFILE, LIMIT)
+    assert list(students.rescues([Rehearse], [(trial, rescue)], PROFILE, LIMIT)) == []
     plain = Trial(candidate=GRAPH, runtime=Null(), speedup=trial.speedup)
-    assert list(students.rescues([Rehearse], [(plain, step)], PROFILE)) == []
+    assert list(students.rescues([Rehearse], [(plain, step)], PROFILE, LIMIT)) == []
 
 
 def test_a_trained_model_that_may_be_right_is_a_base_and_another_is_not() -> None:
@@ -119,7 +120,7 @@ def test_a_trained_model_that_may_be_right_is_a_base_and_another_is_not() -> Non
     base = students.bases[step.build_key]
     assert (base.module, base.graph) == (module, graph)
     assert base.log_factor == pytest.approx(math.log(1.5 * 1.2))  # in its own runtime, where the original is slower than the reference
-    (rescue,) = students.rescues([Rehearse], [rounded(graph, 3.0)], PROFILE)
+    (rescue,) = students.rescues([Rehearse], [rounded(graph, 3.0)], PROFILE, LIMIT)
     assert rescue.candidate == module
 
 
@@ -129,14 +130,18 @@ def test_a_trained_model_that_lost_too_much_is_trained_for_longer_once() -> None
     module = MODULE.then(Prune().step(), Path("pruned.pt2"), adds=frozenset({"pruned"}), lossless=False)
     students.built(step.build_key, module)
     trial = Trial(candidate=module.then(Done(name="export"), Path("pruned.onnx"), floor=Floor.GRAPH), runtime=Null())
-    assert list(students.rescues([Teach], [(trial, step)], PROFILE)) == []  # it is not known to be fast
+    assert list(students.rescues([Teach], [(trial, step)], PROFILE, LIMIT)) == []  # it is not known to be fast
     trial = replace(trial, speedup=rounded()[0].speedup)
-    (longer,) = students.rescues([Teach], [(trial, step)], PROFILE)
+    (longer,) = students.rescues([Teach], [(trial, step)], PROFILE, LIMIT)
     assert (longer.candidate, longer.technique, longer.then) == (module, Teach(), None)
+    far, near = (replace(trial, drop=Interval(value=lost, low=lost, high=lost)) for lost in (10 * LIMIT, 1.2 * LIMIT))
+    (hopeless,), (hopeful,) = (students.rescues([Teach], [(one, step)], PROFILE, LIMIT) for one in (far, near))
+    assert hopeless.right is not None
+    assert hopeful.right == longer.right > 4 * hopeless.right
     taught = module.then(Teach().step(), Path("taught.pt2"), adds=Teach.adds, lossless=False)
     students.built(longer.build_key, taught)
     trial = replace(trial, candidate=taught.then(Done(name="export"), Path("taught.onnx"), floor=Floor.GRAPH))
-    assert list(students.rescues([Teach], [(trial, longer)], PROFILE)) == []
+    assert list(students.rescues([Teach], [(trial, longer)], PROFILE, LIMIT)) == []
 
 
 def test_steps_that_do_other_things_afterwards_are_other_steps() -> None:

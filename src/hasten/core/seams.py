@@ -58,8 +58,9 @@ class Profile:
 
     facts: answers of the doctor's checks (`u8s8-saturates`); operators: how many of each operator the graph holds,
     known once the graph exists; objective: latency, throughput, size, memory or energy; num_train: samples that may be trained
-    on, 0 where there are none or no time was given for it; epoch_seconds: of one pass over them with a teacher beside; train_seconds: that
-    all training together may take.
+    on, 0 where there are none or no time was given for it; epoch_seconds: of one pass over them for a student as large as the original;
+    teacher_seconds: of asking the teacher about all of them; asks_anew: whether it is asked in every epoch, else in the first; train_seconds:
+    that all training together may take.
     """
 
     machine: Machine
@@ -70,7 +71,15 @@ class Profile:
     num_calibration: int = 0
     num_train: int = 0
     epoch_seconds: float = 0.0
+    teacher_seconds: float = 0.0
+    asks_anew: bool = False
     train_seconds: float = 0.0
+
+    def training_seconds(self, epochs: float, share: float = 1.0) -> float:
+        """What it takes to train for so many epochs with a teacher beside, and to export. share: of the original's time that a step of
+        the student takes."""
+        asked = epochs if self.asks_anew else min(1.0, epochs)
+        return 30.0 + epochs * share * self.epoch_seconds + asked * self.teacher_seconds
 
 
 @dataclass(frozen=True, kw_only=True)

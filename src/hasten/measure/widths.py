@@ -20,6 +20,7 @@ from ..core.need import need
 from ..core.seams import Runtime, Target
 from ..core.signature import Signature, TensorSpec
 from ..core.widths import Curves, Site, WidthTable
+from . import cores
 from .worker import State, Worker
 
 _FEW, _MANY = 2, 8
@@ -29,13 +30,20 @@ _PLACE_SECONDS = 3.0  # no new round after it
 _SLICE_SECONDS = 0.0015
 _STEP = 8  # between the widths that are measured, at least; narrower than 32 half of it
 _WIDTHS = 24  # that are measured beyond 32, about
+_PATIENCE_SECONDS = 60.0  # for cores that are shared just now: a table that was taken beside other work chose worse than no table
 
 
 def measure_widths(runtime: Runtime, target: Target, sites: Sequence[Site], *, where: Mapping[str, Any]) -> WidthTable:
-    """The table of all places in `sites`, each up to the widest that stands there. Raises WorkerError, NotPossibleHere."""
-    with Worker(f"widths {runtime.name}", threads=runtime.num_threads(target)) as worker:
-        curves = worker.call(_curves, runtime, replace(target, batch_size=1), widest(sites))
-    return WidthTable(curves=curves, where={**where, "runtime": runtime.step().to_json()})
+    """The table of all places in `sites`, each up to the widest that stands there; `where` says the worst `slowdown` of the cores
+    (`cores.settled`). Raises WorkerError, NotPossibleHere."""
+    curves, worst, patience, threads = {}, 1.0, _PATIENCE_SECONDS, runtime.num_threads(target)
+    with Worker(f"widths {runtime.name}", threads=threads) as worker:
+        for site in widest(sites):
+            began = time.perf_counter()
+            worst = max(worst, cores.settled(threads, patience))
+            patience = max(0.0, patience - (time.perf_counter() - began))
+            curves[site.key] = worker.call(_curve, runtime, replace(target, batch_size=1), site)
+    return WidthTable(curves=curves, where={**where, "runtime": runtime.step().to_json(), "slowdown": round(worst, 3)})
 
 
 def widest(sites: Iterable[Site]) -> list[Site]:
@@ -64,11 +72,7 @@ class _Pair:
     seconds: list[float]
 
 
-def _curves(state: State, runtime: Runtime, target: Target, sites: Sequence[Site]) -> dict[str, Curves]:
-    return {site.key: _curve(runtime, target, site) for site in sites}
-
-
-def _curve(runtime: Runtime, target: Target, site: Site) -> Curves:
+def _curve(state: State, runtime: Runtime, target: Target, site: Site) -> Curves:
     """One place's lines; all its widths in turn, so that a slow moment hits them alike."""
     outs = widths_to(site.num_out)
     ins = outs if site.depthwise else widths_to(site.num_in)

@@ -184,8 +184,7 @@ class Explorer:
         self.study.stage("techniques", "what changes outputs must be faster than the reference, and right")
         self._measure_physics()
         if any(kind.trains for kind in self.space.techniques):
-            self.profile = replace(self.profile, epoch_seconds=self.shop.epoch_seconds())
-            self.study.learn(f"one pass over the train split takes {format_seconds(self.profile.epoch_seconds)}.")
+            self._learn_pace()
         planner = self.planner = Planner(
             physics=self.physics, profile=self.profile, program_seconds=4 * self.tryout.seconds_per_entrant, noise=self._noise
         )  # fmt: skip
@@ -201,6 +200,15 @@ class Explorer:
         self.study.decide("stop", "no step is worth its time" if worth is None else "the finish needs what is left of the budget")
         self.study.learn(f"{open_steps} steps were left, {max(0.0, self.study.left):.0f} s of the budget remain.")
         self._settle(reserve_seconds)
+
+    def _learn_pace(self) -> None:
+        pace = self.shop.pace()
+        self.profile = replace(
+            self.profile, epoch_seconds=pace.seconds, teacher_seconds=pace.teacher_seconds, asks_anew=pace.asks_anew
+        )  # fmt: skip
+        asked = "in every epoch" if pace.asks_anew else "once"
+        self.study.learn(f"one pass over the train split takes {format_seconds(pace.seconds)}, "
+                         f"and {format_seconds(pace.teacher_seconds)} for the teacher, {asked}.")  # fmt: skip
 
     def _build_ahead(self, planner: Planner, seconds_left: float) -> None:
         """Where other machines can build meanwhile: what the next steps need."""
@@ -238,7 +246,7 @@ class Explorer:
         kinds = [kind for kind in self.space.techniques if kind.rescues or kind.heals]
         unsure = {key for key, right in self.tryout.rightness.items() if right < LIKELY}
         made = [(self.study.trials[key], step) for key, step in self._came_by.items() if key in unsure]
-        return self.students.rescues(kinds, made, self.profile)
+        return self.students.rescues(kinds, made, self.profile, self.judge.limit)
 
     def _applied(self, base: Candidate, log_factor: float = 0.0) -> Iterator[Step]:
         """Every technique that changes outputs on `base`, in every runtime. log_factor: how much faster it is than the original."""
@@ -296,16 +304,20 @@ class Explorer:
         return Incumbent(
             log_speedup=max([0.0, *map(self._estimate, likely)]), right=1 - none_passes if likely else 1.0,
             safe_log_speedup=max([0.0, *(self._estimate(t) for t in likely if right[t.id] == 1)]),
+            untrained_log_speedup=max([0.0, *(self._estimate(t) for t in likely if self._training_of(t) is None)]),
         )  # fmt: skip
 
     def _families(self, trials: Sequence[Trial]) -> list[list[Trial]]:
         """Programs that pass or fail together: those of one trained model, else those of one technique."""
-        trained = {kind.name for kind in self.space.techniques if kind.trains}
         found: dict[str, list[Trial]] = {}
         for trial in trials:
-            lineage = trial.candidate.lineage
-            found.setdefault(next((step.text for step in lineage if step.name in trained), lineage[-1].name), []).append(trial)
+            found.setdefault(self._training_of(trial) or trial.candidate.lineage[-1].name, []).append(trial)
         return list(found.values())
+
+    def _training_of(self, trial: Trial) -> str | None:
+        """The first step of its recipe that trained, None without one."""
+        trains = {kind.name for kind in self.space.techniques if kind.trains}
+        return next((step.text for step in trial.candidate.lineage if step.name in trains), None)
 
     def _estimate(self, trial: Trial) -> float:
         """Of a contender's log speed-up."""

@@ -7,17 +7,22 @@ from typing import Any
 
 from ..core.seams import Training
 from ..core.widths import Site
+from ..measure import cores
 from ..measure.errands import Station
 from ..measure.worker import State, Worker
 from ..train import pilot
 from ..train.cut import find_sites
 from ..train.student import Student
 
+_PATIENCE_SECONDS = 20.0  # for cores that are shared just now: beside other work a step took up to a hundred times as long as without
+
 
 def pace(station: Station, training: Training, threads: int) -> dict[str, Any]:
-    """How long one pass over the train split takes for a student as large as the original, and how: a Pace as JSON. Raises HastenError."""
+    """How long one pass over the train split takes, and how, once the cores are this machine's own: a Pace as JSON under `pace`, and
+    `slowdown` of the cores (`measure.cores`). Raises HastenError."""
+    slowdown = round(cores.settled(threads, _PATIENCE_SECONDS), 3)
     with Worker("training pilot", threads=threads, patient=True) as worker:
-        return worker.call(_pace, training)
+        return {"pace": worker.call(_pace, training), "slowdown": slowdown}
 
 
 def _pace(state: State, training: Training) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..core.candidate import Candidate
+from ..core.candidate import Candidate, Floor
 from ..core.digest import digest_json
 from ..core.seams import Profile, Runtime, Technique
 from .forecast import Effects, Physics, Promise, Surrogate, expected_improvement, share_right
@@ -25,7 +25,9 @@ WORTH = 0.005
 _TECHNIQUE, _PAIR, _RUNTIME, _VARIANT, _KNOB = 0.12, 0.25, 0.08, 0.04, 0.10  # scales of effects on a log speed-up
 _EIGHT_BITS = 0.25  # what this model gains by them, on any runtime: its layers are not those that were timed for the forecast
 _PROGRAMS_A_STUDENT = 4  # that are looked at of a trained model: in float and in 8 bits, on more than one runtime
-_STUDENTS = 4  # that the time for training is shared among, at the least
+_STUDENTS = 4  # that the time for training is shared among, where that leaves each of them enough of it
+_EPOCHS = 4  # that say what a student can learn: what nine tenths were cut from lost 10 points after one epoch and 0.35 after four
+_CARRIED = 0.3  # of what the best untrained program gains, on the log speed-up, that the same will add to a student: 0 to 0.8 were measured
 _BELIEF = 2.0  # outcomes that a chance which is known beforehand counts for
 _HALF = 0.5
 _WIDTH = 1.645  # of a 90 % range, in standard deviations
@@ -102,11 +104,13 @@ class Step:
 @dataclass(frozen=True, kw_only=True)
 class Incumbent:
     """What must be improved upon. log_speedup: of the best program that is likely to pass; right: the chance that it or another likely one
-    passes; safe_log_speedup: of the best that surely keeps the limit, 0 for the reference: what is left should none of them pass."""
+    passes; safe_log_speedup: of the best that surely keeps the limit, 0 for the reference: what is left should none of them pass;
+    untrained_log_speedup: of the best that is likely to pass and was not trained: what may be done to a student too."""
 
     log_speedup: float = 0.0
     right: float = 1.0
     safe_log_speedup: float = 0.0
+    untrained_log_speedup: float = 0.0
 
     def improvement(self, mean: float, deviation: float, brother: float = 0.0) -> float:
         """Expected from a step whose log speed-up is so distributed, should it pass. brother: log speed-up of the best program of the same
@@ -177,7 +181,9 @@ class Planner:
         """The steps that can be paid and are worth it, highest score first."""
         worth: list[tuple[float, Step]] = []
         for step in steps:
-            gain = self._chance(step) * incumbent.improvement(*self._log_speedup(step), self._brother(step))
+            mean, deviation = self._log_speedup(step)
+            mean += self._carried(step, incumbent)
+            gain = self._chance(step) * incumbent.improvement(mean, deviation, self._brother(step))
             if gain >= WORTH:
                 worth.append((gain / self._seconds(step), step))
         kept = self._kept_for_students([step for _, step in worth], train_left)
@@ -206,7 +212,7 @@ class Planner:
             is_far = abs(residual - mean) > _FAR * deviation
             self._surrogate.learn(step.own_effects if is_far else step.effects, residual)
         if step.technique is not None and outcome.right is not None:
-            risk = step.technique.expects(self.profile).risk
+            risk = self._risk(step.technique)
             self._right.setdefault(step.technique.name, []).append((risk, outcome.right))
             self._candidate_right[step.build_key] = outcome.right
         if outcome.build_seconds > 0 and step.technique is not None:
@@ -217,6 +223,11 @@ class Planner:
     def _log_speedup(self, step: Step) -> tuple[float, float]:
         mean, deviation = self._surrogate.predict(step.effects)
         return self._prior(step) + mean, deviation
+
+    def _carried(self, step: Step, incumbent: Incumbent) -> float:
+        """What a student that is not there yet is worth beyond its own log speed-up: that it can be quantised like the original."""
+        is_student = step.technique is not None and step.technique.trains and step.technique.floor is Floor.MODULE and step.then is None
+        return _CARRIED * incumbent.untrained_log_speedup if is_student and step.build_key not in self._built else 0.0
 
     def _brother(self, step: Step) -> float:
         """Log speed-up of the fastest contender that is the same candidate in another runtime or with other knobs, 0 without one."""
@@ -239,9 +250,13 @@ class Planner:
             return share_right([1.0]) if step.right is None else step.right
         ends = self._right.get(step.technique.name, [])
         if step.right is None:
-            return chance(step.technique.expects(self.profile).risk, ends)
+            return chance(self._risk(step.technique), ends)
         of_its_kind = [end for _, end in ends] if step.then is not None or step.technique.heals else []
         return (_BELIEF * step.right + sum(of_its_kind)) / (_BELIEF + len(of_its_kind))
+
+    def _risk(self, technique: Technique) -> float:
+        """As the technique says, and more of it where there is little time to learn to do without what was taken away."""
+        return technique.expects(self.profile).risk ** min(1.0, getattr(technique, "epochs", _EPOCHS) / _EPOCHS)
 
     def _seconds(self, step: Step) -> float:
         return self._build_seconds(step) + self._program_seconds
@@ -281,12 +296,14 @@ def variants(techniques: Sequence[type[Technique]], profile: Profile, base: Cand
 
 
 def _affordable(technique: Technique, profile: Profile) -> Technique:
-    """The technique with so few epochs, one at the least, that others like it can be paid too. What promises well can be taught for longer
-    afterwards (`heals`)."""
-    share = profile.train_seconds / _STUDENTS if profile.train_seconds else math.inf
+    """The technique with so few epochs that others like it can be paid too: not fewer than say something, unless all of the time were too
+    short for them. What promises well can be taught for longer afterwards (`heals`)."""
     asked: Any = technique
-    while asked.expects(profile).seconds > share and asked.epochs > 1:
-        asked = replace(asked, epochs=asked.epochs - 1)
+    if not hasattr(technique, "epochs"):  # somebody's own
+        return technique
+    for least, share in ((_EPOCHS, profile.train_seconds / _STUDENTS), (1, profile.train_seconds)):
+        while profile.train_seconds and asked.expects(profile).seconds > share and asked.epochs > least:
+            asked = replace(asked, epochs=asked.epochs - 1)
     return cast(Technique, asked)
 
 

@@ -12,7 +12,7 @@ from ..core.trial import Trial
 from .planner import Step, variants
 
 _RESCUED = 0.6  # chance that training wins back what was lost, before any was tried
-_HEALED = 0.4  # the same of more training for what was trained and surely lost too much
+_HEALED = 0.4  # the same of more training for what was trained and lost up to twice the limit: less for what lost more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +45,17 @@ class Students:
         if module is not None and step.then is None and right and gain and step.build_key not in self.bases:
             self.bases[step.build_key] = Base(module=module, graph=trial.candidate, log_factor=math.log(gain * slower))
 
-    def rescues(self, kinds: Sequence[type[Technique]], unsure: Sequence[tuple[Trial, Step]], profile: Profile) -> Iterator[Step]:
+    def rescues(
+        self, kinds: Sequence[type[Technique]], unsure: Sequence[tuple[Trial, Step]], profile: Profile, limit: float
+    ) -> Iterator[Step]:
         """For each program that is fast and not likely right: what prepares a model for what was done to it, and then the same again; and
         for a trained model, more training.
 
-        kinds: techniques that rescue or heal; unsure: those programs, and the steps that they came by.
+        kinds: techniques that rescue or heal; unsure: those programs, and the steps that they came by; limit: what a program may lose.
         """
         bases = {base.graph.id: base for base in self.bases.values()}
         for trial, step in unsure:
-            yield from self._healed([k for k in kinds if k.heals & trial.candidate.facts], trial, step, profile)
+            yield from self._healed([k for k in kinds if k.heals & trial.candidate.facts], trial, step, profile, limit)
             if step.technique is None or step.then is not None or not trial.speedup or step.candidate.id not in bases:
                 continue
             base, helpful = bases[step.candidate.id], [k for k in kinds if k.rescues & trial.candidate.facts]
@@ -65,13 +67,15 @@ class Students:
                         known_log_speedup=math.log(trial.speedup.value), reason=f"{trial.text} is fast and not sure to be right",
                     )  # fmt: skip
 
-    def _healed(self, kinds: Sequence[type[Technique]], trial: Trial, step: Step, profile: Profile) -> Iterator[Step]:
+    def _healed(self, kinds: Sequence[type[Technique]], trial: Trial, step: Step, profile: Profile, limit: float) -> Iterator[Step]:
         """More training for the model that a step trained."""
         module = self._modules.get(step.build_key) if step.technique is not None and step.then is None else None
         if module is None or not trial.speedup:
             return
+        lost = trial.drop.value if trial.drop is not None else limit
+        right = _HEALED * min(1.0, 2 * limit / max(lost, 1e-9))
         for technique in variants(kinds, profile, module):
             yield Step(
-                candidate=module, technique=technique, runtime=step.runtime, right=_HEALED,
+                candidate=module, technique=technique, runtime=step.runtime, right=right,
                 known_log_speedup=math.log(trial.speedup.value), reason=f"{trial.text} is fast and may need longer training",
             )  # fmt: skip

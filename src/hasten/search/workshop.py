@@ -27,6 +27,7 @@ from ..core.widths import Site
 from ..core.workload import Workload
 from ..measure import energy, errands
 from ..measure.ceilings import Ceilings
+from ..measure.cores import SHARED
 from ..measure.latency import Entrant, Plan, Race
 from ..measure.sensitivity import Part
 from ..measure.widths import measure_widths
@@ -85,7 +86,7 @@ class Workshop:
 
     def training(self, key: str) -> Training:
         """What a technique that trains may use; its checkpoint is called after the step."""
-        return replace(self._training(key), bfloat16=self._pace().bfloat16)
+        return replace(self._training(key), bfloat16=self.pace().bfloat16)
 
     def widths(self, runtime: Runtime, more: Sequence[Site] = ()) -> Path:
         """What layers of the original and `more` take at every width, in `runtime`: a file, a WidthTable as JSON. Raises HastenError."""
@@ -96,7 +97,9 @@ class Workshop:
             (folder / "widths.json").write_text(json.dumps(table))
 
         with self.study.spending("profile"):
-            return self._step("widths", self._widths_identity(runtime, more), work).folder / "widths.json"
+            path = self._step("widths", self._widths_identity(runtime, more), work).folder / "widths.json"
+        self._note_shared("the table of widths", json.loads(path.read_text())["where"]["slowdown"])
+        return path
 
     def _widths_identity(self, runtime: Runtime, more: Sequence[Site]) -> dict[str, Any]:
         identity = {
@@ -122,20 +125,26 @@ class Workshop:
         code = [digest_path(Path(inspect.getfile(module))) for module in (batches, answers)]
         return digest_json([self.workload.teacher_id, self.workload.splits.train_digest, self.train.augment, self.train.batch_size, code])
 
-    def epoch_seconds(self) -> float:
-        """What one pass over the train split takes, teacher included: timed over a few steps."""
-        return self._pace().seconds
-
-    def _pace(self) -> Pace:
+    def pace(self) -> Pace:
+        """How long training takes here: timed over a few steps. Raises HastenError."""
         with self.study.spending("profile"):
             identity = {"candidate": self.workload.original.id, "train": self.workload.splits.train_digest, "threads": self.target.threads,
-                        "batch": self.train.batch_size, "machine": self.machine.id}  # fmt: skip
+                        "batch": self.train.batch_size, "teacher": self.workload.teacher_id, "augment": self.train.augment,
+                        "machine": self.machine.id, "code": digest_path(Path(inspect.getfile(Pace)))}  # fmt: skip
             training = self._training("pilot")
 
             def work(folder: Path) -> dict[str, Any]:
                 return self.crew.on_target(pilot.pace, training, self.target.threads)
 
-            return Pace(**self._step("pace", identity, work).value)
+            value = self._step("pace", identity, work).value
+        self._note_shared("the pace of training", value["slowdown"])
+        return Pace(**value["pace"])
+
+    def _note_shared(self, what: str, slowdown: float) -> None:
+        """Tell of what was timed while cores were shared, whenever that was: plans that stand on it may be wrong."""
+        if slowdown > SHARED:
+            self.study.learn(f"{what} was timed while this machine's cores were shared (work in parallel took {slowdown:.1f} times as "
+                             "long as alone): give another --store on a quiet machine to time it again.")  # fmt: skip
 
     def apply(self, technique: Technique, candidate: Candidate) -> Candidate:
         """The candidate after a technique. Raises HastenError."""

@@ -63,7 +63,7 @@ class ArchitectureSearch(Technique):
 
     def expects(self, profile: Profile) -> Forecast:
         passes = self.epochs + self._ladder.all_samples / max(1, profile.num_train)
-        seconds = _TABLE_SECONDS + _SMALL_SHARE * passes * profile.epoch_seconds
+        seconds = _TABLE_SECONDS + profile.training_seconds(passes, _SMALL_SHARE)
         return Forecast(speedup=self.speed, seconds=seconds, smaller=self.speed)  # what the table says is within 10 % of what is measured
 
     def layers(self, original: Candidate) -> tuple[Site, ...]:

@@ -51,7 +51,7 @@ class LowRank(Technique):
 
     def expects(self, profile: Profile) -> Forecast:
         gain = 1 + 2 * (1 - self.energy)
-        return Forecast(speedup=gain, seconds=30.0 + self.epochs * profile.epoch_seconds, smaller=gain, risk=1 - self.energy)
+        return Forecast(speedup=gain, seconds=profile.training_seconds(self.epochs), smaller=gain, risk=1 - self.energy)
 
     def apply(self, candidate: Candidate, context: Context) -> Candidate:
         student = Student.taught_in(context, candidate, alpha=self.alpha)

@@ -52,7 +52,7 @@ class MagnitudeSparsity(Technique):
 
     def expects(self, profile: Profile) -> Forecast:
         smaller = 1 / (1.4 * (1 - self.share))  # the places of what is left cost bits too
-        return Forecast(speedup=1.0, seconds=30.0 + 1.1 * self.epochs * profile.epoch_seconds, smaller=max(1.0, smaller), risk=self.share)
+        return Forecast(speedup=1.0, seconds=profile.training_seconds(self.epochs, 1.1), smaller=max(1.0, smaller), risk=self.share)
 
     def apply(self, candidate: Candidate, context: Context) -> Candidate:
         student = Student.taught_in(context, candidate, alpha=self.alpha)

@@ -41,7 +41,7 @@ class QatInt8(Technique):
         return cannot_train(profile, "torch")
 
     def expects(self, profile: Profile) -> Forecast:
-        return Forecast(speedup=1.0, seconds=30.0 + 1.5 * self.epochs * profile.epoch_seconds)
+        return Forecast(speedup=1.0, seconds=profile.training_seconds(self.epochs, 1.5))
 
     def apply(self, candidate: Candidate, context: Context) -> Candidate:
         import torch

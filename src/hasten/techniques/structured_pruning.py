@@ -73,8 +73,8 @@ class StructuredPruning(Technique):
     def expects(self, profile: Profile) -> Forecast:
         # Half the MACs of a ResNet-50 give 1.35x and not 2x (Torch-Pruning's own figures): time falls more slowly than operations.
         speedup = max((1 - self.share) ** -0.6, 0.9 / (1 - self.time_share))
-        epoch = profile.epoch_seconds * (1 - self.share) ** 0.6  # of what is left
-        return Forecast(speedup=speedup, seconds=30.0 + self.epochs * epoch, smaller=1 / (1 - self.share), risk=self.share)
+        seconds = profile.training_seconds(self.epochs, (1 - self.share) ** 0.6)  # of what is left
+        return Forecast(speedup=speedup, seconds=seconds, smaller=1 / (1 - self.share), risk=self.share)
 
     def apply(self, candidate: Candidate, context: Context) -> Candidate:
         student = Student.taught_in(context, candidate, alpha=self.alpha)
