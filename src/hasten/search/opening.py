@@ -12,7 +12,7 @@ import numpy as np
 from ..bundle.write import check_place
 from ..core.callables import is_callable_source, one_line, resolve
 from ..core.candidate import Candidate
-from ..core.errors import DataError, HastenError, JobError, ModelError, NotPossibleHere
+from ..core.errors import DataError, DiskFull, HastenError, JobError, ModelError, NotPossibleHere
 from ..core.job import Job, ModelSection
 from ..core.machine import this_machine
 from ..core.preprocess import ImagePreprocess, open_picture
@@ -119,6 +119,8 @@ def _teacher(job: Job, original: Candidate, example: Mapping[str, np.ndarray], f
     asked = job.model_copy(update={"model": ModelSection(source=source)})
     try:
         teacher = _loader(asked).open(asked, example, _made(folder / "teacher"))
+    except DiskFull:
+        raise
     except HastenError as error:
         raise ModelError("train.teacher", f"must be a model that hasten can open ({error})", got=source) from error
     for side in ("inputs", "outputs"):
