@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 import click
@@ -42,8 +41,6 @@ def command(bundle: tuple[str, ...], **options: Any) -> None:
     from .. import api
 
     def announce(address: str) -> None:
-        gc.collect()
-        gc.freeze()  # what is here when the first request comes stays until the end: no collection needs to look at it again
         output.say(f"{address}  (Ctrl-C stops it)")
 
     given = {name: value for name, value in options.items() if value is not None}

@@ -2,7 +2,7 @@
 
 One thread a worker, mostly the only one, calls the program, one call at a time, and takes the next batch itself, so that the program does
 not wait for the event loop between calls. Nobody polls: a request wakes a thread, the end of a call wakes the request. `schedule.py` says
-who is next. A call that is shorter than handing it to a thread and back is made where its request came in, if nobody else is here.
+who is next.
 """
 
 from __future__ import annotations
@@ -46,15 +46,12 @@ class _Waiting:
     lost: bool = False
 
 
-Deliver = Callable[[Iterable[tuple[_Waiting, Outputs | Exception]]], None]
-
-
 class Batcher:
     """Answers requests by calling `run`, as many together as pay. `start` it first, `drain` it at the end.
 
     run: tensors by name [N, ...] -> outputs by name [N, ...], called on threads of the batcher's own; shares: whether requests
     may share a call, the first axis of every tensor being samples; workers: how many calls may be made at a time; room: where `run` wants
-    its tensors; near: whether `run` computes in this process; clock: seconds, as deadlines count them.
+    its tensors; clock: seconds, as deadlines count them.
     """
 
     def __init__(
@@ -65,12 +62,11 @@ class Batcher:
         shares: bool = True,
         workers: int = 1,
         room: Room | None = None,
-        near: bool = False,
         clock: Callable[[], float] = time.monotonic,
         meter: Meter | None = None,
     ) -> None:
         self._run, self._schedule, self._shares, self._clock = run, schedule, shares, clock
-        self._room, self._near = room or _joined, near and workers == 1
+        self._room = room or _joined
         self._meter = meter or Meter()
         self._changed = threading.Condition()  # guards the schedule and _stopping
         self._stopping = False
@@ -196,9 +192,7 @@ class Batcher:
             alone=not self._shares,
             payload=waiting,
         )
-        turn = self._admit(ticket, waiting.arrived)
-        if turn is not None:
-            self._do(turn, _here)
+        self._admit(ticket, waiting.arrived)
         try:
             outputs = await waiting.future
             self._delivered(self._clock() - waiting.ended)
@@ -218,16 +212,11 @@ class Batcher:
         """Learn how long the event loop takes to come to an answer: where it encodes many, the last ones wait for the others."""
         self._delivery = max(self._delivery * (1 + _STEP * (_LATENESS if seconds > self._delivery else _LATENESS - 1)), 1e-5)
 
-    def _admit(self, ticket: Ticket, now: float) -> Turn | None:
-        """Put `ticket` in line; its turn, where the call is to be made at once and here."""
+    def _admit(self, ticket: Ticket, now: float) -> None:
         try:
             with self._changed:
-                quick = self._near and not ticket.following and self._schedule.is_quick(ticket)
                 self._schedule.admit(ticket, now)
-                if quick:
-                    return self._schedule.next(now)
                 self._changed.notify()
-                return None
         except Overloaded as error:
             self._meter.refused(error)
             raise
@@ -235,13 +224,10 @@ class Batcher:
     def _work(self) -> None:
         """The thread: the next turn, its call, and again."""
         while (turn := self._next()) is not None:
-            self._do(turn, _deliver)
-
-    def _do(self, turn: Turn, deliver: Deliver) -> None:
-        if turn.refused:
-            self._refuse(turn.refused, _too_late)
-        if turn.batch:
-            self._call(turn, deliver)
+            if turn.refused:
+                self._refuse(turn.refused, _too_late)
+            if turn.batch:
+                self._call(turn)
 
     def _next(self) -> Turn | None:
         """What there is to do; None when it is time to end."""
@@ -254,7 +240,7 @@ class Batcher:
                     return None
                 self._changed.wait()
 
-    def _call(self, turn: Turn, deliver: Deliver) -> None:
+    def _call(self, turn: Turn) -> None:
         waiting: list[_Waiting] = [ticket.payload for ticket in turn.batch]
         began = self._clock()
         try:
@@ -274,7 +260,7 @@ class Batcher:
         late = sum(ended > ticket.deadline for ticket in turn.batch)
         self._meter.call(size=turn.size, waited=[began - w.arrived for w in waiting], seconds=ended - began, late=late)
         _testify(waiting, began, ended, turn.size)
-        deliver(zip(waiting, answers, strict=True))
+        _deliver(zip(waiting, answers, strict=True))
 
     def _failed(self, turn: Turn, error: Exception) -> None:
         """The only one of a call hears of its failure; of several, each is tried alone, so that one bad request harms no other."""
@@ -359,11 +345,6 @@ def _deliver(answers: Iterable[tuple[_Waiting, Outputs | Exception]]) -> None:
     for loop, ready in by_loop.items():
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits there any more
             loop.call_soon_threadsafe(_resolve, ready)
-
-
-def _here(answers: Iterable[tuple[_Waiting, Outputs | Exception]]) -> None:
-    """Wake those who wait on the event loop that this thread runs."""
-    _resolve([(waiting.future, answer) for waiting, answer in answers])
 
 
 def _resolve(ready: Sequence[tuple[asyncio.Future[Outputs], Outputs | Exception]]) -> None:

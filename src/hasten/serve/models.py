@@ -149,7 +149,7 @@ class Model:
         run, replicas = self.drift.watching(self.bundle.run), self.replicas
         # Where `run` cuts a call into several, each of them takes a replica when it comes.
         room = replicas.room if replicas is not None and shares and self.bundle.signature.batch is None else None
-        batcher = Batcher(run, schedule, shares=shares, workers=workers, room=room, near=replicas is None, meter=self.meter)
+        batcher = Batcher(run, schedule, shares=shares, workers=workers, room=room, meter=self.meter)
         batcher.start()
         self._batcher = batcher
         if replicas is not None:

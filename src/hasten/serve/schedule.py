@@ -29,7 +29,6 @@ from .curve import Curve
 
 _ROUNDING = 1e-6  # seconds: who was let in by a hair must not be refused by one
 _MAX_SHAPES = 64  # curves that are kept for shapes that nobody waits with
-_QUICK = 2e-4  # seconds
 _PAUSE_RATE = 0.1  # the weight of the newest pause in their average
 
 
@@ -152,11 +151,6 @@ class Schedule:
             if end > ticket.deadline - _ROUNDING:
                 raise Overloaded("cannot be answered by its deadline", retry_after_seconds=end - ticket.deadline)
         self._put(ticket, queue)
-
-    def is_quick(self, ticket: Ticket) -> bool:
-        """Whether nobody else is here, and the call of `ticket` is shorter than what it takes to hand it to a thread and back."""
-        queue = self._queues.get(ticket.shape)
-        return queue is not None and self.idle and queue.curve.seconds(ticket.size) <= _QUICK
 
     def is_easy(self, samples: int, deadline: float, now: float, *, ready: float = -math.inf) -> bool:
         """Whether `samples` that come now, or are decoded at `ready`, are surely in time: `admit` and `wait` would say so too.
