@@ -59,8 +59,8 @@ class Profile:
     facts: answers of the doctor's checks (`u8s8-saturates`); operators: how many of each operator the graph holds,
     known once the graph exists; objective: latency, throughput, size, memory or energy; num_train: samples that may be trained
     on, 0 where there are none or no time was given for it; epoch_seconds: of one pass over them for a student as large as the original;
-    teacher_seconds: of asking the teacher about all of them; asks_anew: whether it is asked in every epoch, else in the first; train_seconds:
-    that all training together may take.
+    teacher_seconds: of asking the teacher about all of them; asks_anew: whether it is asked in every epoch, else in the first;
+    train_seconds: that all training together may take.
     """
 
     machine: Machine

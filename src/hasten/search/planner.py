@@ -256,7 +256,9 @@ class Planner:
 
     def _risk(self, technique: Technique) -> float:
         """As the technique says, and more of it where there is little time to learn to do without what was taken away."""
-        return technique.expects(self.profile).risk ** min(1.0, getattr(technique, "epochs", _EPOCHS) / _EPOCHS)
+        epochs: int = getattr(technique, "epochs", _EPOCHS)
+        risk: float = technique.expects(self.profile).risk ** min(1.0, epochs / _EPOCHS)
+        return risk
 
     def _seconds(self, step: Step) -> float:
         return self._build_seconds(step) + self._program_seconds

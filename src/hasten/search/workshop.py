@@ -68,6 +68,7 @@ class Workshop:
         self._ahead: dict[str, tuple[Technique, Candidate]] = {}
         self.worked_seconds = 0.0  # what the steps of this search took, whenever they were done
         self._booked: set[str] = set()
+        self._told: set[str] = set()
 
     def tensors(self, split: SplitName | Literal["train"]) -> dict[str, Path]:
         """A split, or the train split, as the model sees it: one .npy [N, ...] for each input."""
@@ -142,7 +143,8 @@ class Workshop:
 
     def _note_shared(self, what: str, slowdown: float) -> None:
         """Tell of what was timed while cores were shared, whenever that was: plans that stand on it may be wrong."""
-        if slowdown > SHARED:
+        if slowdown > SHARED and what not in self._told:
+            self._told.add(what)
             self.study.learn(f"{what} was timed while this machine's cores were shared (work in parallel took {slowdown:.1f} times as "
                              "long as alone): give another --store on a quiet machine to time it again.")  # fmt: skip
 
@@ -315,7 +317,7 @@ class Workshop:
         if not technique.lossless:  # only these may look at data
             identity["calibration"] = self.workload.splits.digest
         if technique.trains:
-            settings = [self.train.augment, self.train.batch_size, self._pace().bfloat16]
+            settings = [self.train.augment, self.train.batch_size, self.pace().bfloat16]
             identity["train"] = [self.workload.splits.train_digest, *settings, training_code()]
             if self.workload.teacher is not None:
                 identity["teacher"] = self.workload.teacher_id
