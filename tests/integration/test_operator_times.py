@@ -148,3 +148,22 @@ def test_the_workshop_keeps_what_it_measured(tmp_path: Path) -> None:
     assert shop.ceilings([get(Runtime, "onnxruntime")()]) == ceilings
     finished = Counter(line["kind"] for line in store.journal() if line["event"] == "finish")
     assert (finished["operators"], finished["ceilings"]) == (2, 1)
+
+
+def test_what_was_timed_on_shared_cores_is_told_once_and_what_was_not_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need("torch", why="to train")
+    reference, runtime = reference_model("digits"), get(Runtime, "onnxruntime")()
+    rest, train = ({name: rows[at] for name, rows in reference.inputs.items()} for at in (slice(0, 200), slice(200, None)))
+    splits = make_splits(as_parts(rest) | {"train": as_parts(train)["all"]}, seed=0)
+    workload = Workload(name="digits", original=reference.module, splits=splits, preprocess=None, labels=None, output="logits")
+    for slowdown, told in ((1.05, []), (2.0, ["pace of training", "table of widths"])):
+        monkeypatch.setattr("hasten.measure.cores.settled", lambda threads, patience, slowdown=slowdown: slowdown)
+        study = Study(60.0, Observer())
+        study.decide("looking", "to see what is told")
+        shop = Workshop(Store(tmp_path / str(slowdown)), study, workload, TARGET, 0)
+        for _ in range(2):
+            assert shop.pace().seconds > 0
+            shop.widths(runtime)
+        learnt = study.decisions[-1].learnt
+        assert [what for what in ("pace of training", "table of widths") if f"the {what} was timed while" in learnt] == told
+        assert learnt.count("shared") == len(told)

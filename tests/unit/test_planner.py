@@ -251,6 +251,11 @@ def test_few_epochs_are_a_risk() -> None:
     assert chances[0] < chances[1] < chances[2] == chances[3]
 
 
+def test_what_is_made_of_a_student_keeps_quality_as_often_as_the_student_at_most() -> None:
+    sure, unsure = (planner().promise(replace(step(0), base_right=right)).right for right in (1.0, 0.2))
+    assert unsure == pytest.approx(0.2 * sure)
+
+
 def test_a_student_is_worth_what_8_bits_will_add_to_it_until_it_is_there() -> None:
     plan, best = planner(), math.log(2.6)
     bare, hopeful = (plan.ranked([cut()], Incumbent(log_speedup=best, untrained_log_speedup=x), 100.0, 100.0) for x in (0.0, best))

@@ -6,16 +6,22 @@ A few hundred seeded races each, with bounds that chance keeps; `make bench-sear
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from hasten.core.intervals import binomial_quantile, effective_number, median_bounds, percentile_place, student_quantile
-from hasten.core.measurement import Measurement
+from hasten.core.measurement import Interval, Measurement
+from hasten.core.trial import Trial
 from hasten.measure.latency import Plan, Race, final_plan
+from hasten.measure.quality import METRICS
 from hasten.measure.statistics import ratio_interval
 from hasten.search import racing
+from hasten.search.judge import Judge
+from hasten.search.workshop import Workshop
 from hasten.testing import SCENES, Noise, simulated_race
 
 RUNS = 300
@@ -175,3 +181,16 @@ def test_no_order_statistic_bounds_what_is_beyond_the_samples() -> None:
     assert percentile_place(58, 58, 95, 0.95) is None
     assert percentile_place(59, 59, 95, 0.95) == 58
     assert percentile_place(590, 59, 95, 0.95) == 589
+
+
+@pytest.mark.parametrize("drop", [-0.5, 0.0, 0.4, 0.9, 1.5])
+def test_the_chance_to_be_certified_is_how_often_that_happens(drop: float) -> None:
+    select, certify, limit, deviation = 1500, 6000, 1.0, 20.0
+    seen = Interval(value=drop, low=0.0, high=drop + stats.norm.ppf(0.95) * deviation / select**0.5, level=0.9, n=select)
+    shop = SimpleNamespace(workload=SimpleNamespace(splits={"certify": range(certify)}))
+    judge = Judge(cast(Workshop, shop), cast(Trial, None), METRICS["accuracy"], limit)
+    rng = np.random.default_rng(5)
+    truth = rng.normal(drop, deviation / select**0.5, 20_000)  # as likely before as anything else
+    bounds = rng.normal(truth, deviation / certify**0.5) + stats.norm.ppf(0.95) * deviation / certify**0.5
+    assert judge.chance(seen) == pytest.approx(float(np.mean(bounds <= limit)), abs=0.015)
+    assert (judge.chance(seen) >= 0.5) == judge.is_likely(seen)

@@ -112,16 +112,19 @@ def test_a_trained_model_that_may_be_right_is_a_base_and_another_is_not() -> Non
     module = MODULE.then(Prune().step(), Path("pruned.pt2"), lossless=False)
     graph = module.then(Done(name="export"), Path("pruned.onnx"), floor=Floor.GRAPH)
     trial = Trial(candidate=graph, runtime=Null())
-    for right, bases in ((0.0, 1), (0.4, 2)):
+    for right, bases in ((0.0, 1), (0.3, 2)):
         students = Students(Base(module=MODULE, graph=GRAPH))
         students.built(step.build_key, module)
         students.note(step, trial, 1.5, right, 1.2)
         assert len(students.bases) == bases
     base = students.bases[step.build_key]
-    assert (base.module, base.graph) == (module, graph)
+    assert (base.module, base.graph, base.right) == (module, graph, 0.3)
     assert base.log_factor == pytest.approx(math.log(1.5 * 1.2))  # in its own runtime, where the original is slower than the reference
     (rescue,) = students.rescues([Rehearse], [rounded(graph, 3.0)], PROFILE, LIMIT)
     assert rescue.candidate == module
+    (of_original,) = students.rescues([Rehearse], [rounded(GRAPH, 3.0)], PROFILE, LIMIT)
+    assert rescue.right is not None
+    assert of_original.right > rescue.right > base.right  # type: ignore[operator]
 
 
 def test_a_trained_model_that_lost_too_much_is_trained_for_longer_once() -> None:

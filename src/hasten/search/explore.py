@@ -224,9 +224,8 @@ class Explorer:
     def _offers(self) -> Iterator[Step]:
         """Everything that fits, taken or not."""
         for base in self.students.bases.values():
-            yield from self._applied(base.graph, base.log_factor)
-            if base.module.id != base.graph.id:
-                yield from self._applied(base.module, base.log_factor)
+            for candidate in dict.fromkeys((base.graph.id, base.module.id)):
+                yield from self._applied(base.graph if candidate == base.graph.id else base.module, base)
         for trial in self.contenders.values():
             for runtime in neighbours(trial.runtime, self.profile):
                 known = self._estimate(trial) + self._knobs_gain(trial.runtime, runtime)
@@ -248,13 +247,15 @@ class Explorer:
         made = [(self.study.trials[key], step) for key, step in self._came_by.items() if key in unsure]
         return self.students.rescues(kinds, made, self.profile, self.judge.limit)
 
-    def _applied(self, base: Candidate, log_factor: float = 0.0) -> Iterator[Step]:
-        """Every technique that changes outputs on `base`, in every runtime. log_factor: how much faster it is than the original."""
-        kinds = [k for k in self.space.techniques if not k.rescues and not k.heals & base.facts]
-        for technique in variants(kinds, self.profile, base):
+    def _applied(self, candidate: Candidate, base: Base) -> Iterator[Step]:
+        """Every technique that changes outputs on `candidate`, the graph or the module of `base`, in every runtime."""
+        kinds = [k for k in self.space.techniques if not k.rescues and not k.heals & candidate.facts]
+        for technique in variants(kinds, self.profile, candidate):
             for kind in self.space.runtimes:
                 runtime = self._knobs.get(kind, kind())
-                step = Step(candidate=base, technique=technique, runtime=runtime, base_log_speedup=log_factor)
+                step = Step(
+                    candidate=candidate, technique=technique, runtime=runtime, base_log_speedup=base.log_factor, base_right=base.right
+                )  # fmt: skip
                 known = self._built.get(step.build_key, step.planned)
                 if kind.floor is Floor.GRAPH and known is not None and runtime.fits(known, self.shop.target) is None:
                     yield step

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from scipy import stats
 
 from ..core.candidate import Floor
 from ..core.errors import HastenError
@@ -16,6 +17,7 @@ from ..core.samples import SPLITS, SplitName
 from ..core.trial import Trial
 from ..measure.quality import Metric, others
 from ..measure.sequential import Sequential, looks
+from .forecast import probability_within
 from .opening import output_spec
 from .workshop import Evaluator, Workshop
 
@@ -111,8 +113,15 @@ class Judge:
 
         The half-width that certify will have follows from the number of samples; both share their error rate, so the levels are alike.
         """
-        half = (drop.high - drop.value) * math.sqrt(drop.n / self.num_samples("certify"))
-        return self.limit - (drop.value + half)
+        return self.limit - (drop.value + self._half_on_certify(drop))
+
+    def chance(self, drop: Interval) -> float:
+        """Probability that the bound on `certify` will be below the limit, after a drop that was seen on `select`: both may be off."""
+        deviation = math.hypot(drop.high - drop.value, self._half_on_certify(drop)) / stats.norm.ppf(0.5 + 0.5 * drop.level)
+        return probability_within(-self.margin(drop), deviation, 0.0)
+
+    def _half_on_certify(self, drop: Interval) -> float:
+        return (drop.high - drop.value) * math.sqrt(drop.n / self.num_samples("certify"))
 
     def rows(self, trial: Trial, split: SplitName) -> tuple[np.ndarray, np.ndarray]:
         """Per-sample outcomes of the original and of the trial over the whole split, paired."""

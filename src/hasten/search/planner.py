@@ -42,7 +42,7 @@ class Step:
     (the quantiser after training for it); right: what is known beforehand of its chance to
     keep quality (mixed precision: from a model of the noise); known_log_speedup: of the same candidate with other knobs, or as priced for
     mixed precision; base_log_speedup: of `candidate` itself over the reference, where it is not as fast as what forecasts speak of (a
-    pruned model); reason: of people's interest, beside the forecast.
+    pruned model); base_right: the chance that `candidate` itself keeps quality, without which nothing that is made of it does; reason: of people's interest, beside the forecast.
     """
 
     candidate: Candidate
@@ -52,6 +52,7 @@ class Step:
     right: float | None = None
     known_log_speedup: float | None = None
     base_log_speedup: float = 0.0
+    base_right: float = 1.0
     reason: str = ""
 
     @property
@@ -250,7 +251,7 @@ class Planner:
             return share_right([1.0]) if step.right is None else step.right
         ends = self._right.get(step.technique.name, [])
         if step.right is None:
-            return chance(self._risk(step.technique), ends)
+            return step.base_right * chance(self._risk(step.technique), ends)
         of_its_kind = [end for _, end in ends] if step.then is not None or step.technique.heals else []
         return (_BELIEF * step.right + sum(of_its_kind)) / (_BELIEF + len(of_its_kind))
 

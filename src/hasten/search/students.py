@@ -18,11 +18,12 @@ _HEALED = 0.4  # the same of more training for what was trained and lost up to t
 @dataclass(frozen=True, kw_only=True)
 class Base:
     """A model that techniques can be applied to: on the module floor, and as the graph that lossless steps make of it. log_factor: how
-    much faster its graph is than the original's in the same runtime, as a logarithm."""
+    much faster its graph is than the original's in the same runtime, as a logarithm; right: how likely it is to keep quality itself."""
 
     module: Candidate
     graph: Candidate
     log_factor: float = 0.0
+    right: float = 1.0
 
 
 class Students:
@@ -43,7 +44,7 @@ class Students:
         """
         module = self._modules.get(step.build_key) if step.technique is not None else None
         if module is not None and step.then is None and right and gain and step.build_key not in self.bases:
-            self.bases[step.build_key] = Base(module=module, graph=trial.candidate, log_factor=math.log(gain * slower))
+            self.bases[step.build_key] = Base(module=module, graph=trial.candidate, log_factor=math.log(gain * slower), right=right)
 
     def rescues(
         self, kinds: Sequence[type[Technique]], unsure: Sequence[tuple[Trial, Step]], profile: Profile, limit: float
@@ -63,7 +64,8 @@ class Students:
                 model = base.module if start == base.module.id else base.graph
                 for technique in variants(helpful, profile, model):
                     yield Step(
-                        candidate=model, technique=technique, then=step.technique, runtime=step.runtime, right=_RESCUED,
+                        candidate=model, technique=technique, then=step.technique, runtime=step.runtime,
+                        right=min(_RESCUED, max(base.right, _HEALED)),  # what a student lost already must be won back too
                         known_log_speedup=math.log(trial.speedup.value), reason=f"{trial.text} is fast and not sure to be right",
                     )  # fmt: skip
 

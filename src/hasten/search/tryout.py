@@ -25,7 +25,7 @@ LIKELY = 0.85
 
 class Tryout:
     """Judges trials against `reference`, which the lossless stage sets. rightness: how quality looked by trial id: 1 surely within the
-    limit, LIKELY if certify would confirm what was seen, 0 surely not, 0.4 otherwise."""
+    limit, LIKELY if certify would confirm what was seen, 0 surely not, else the chance that it would, 0.4 at most."""
 
     def __init__(self, shop: Workshop, study: Study, judge: Judge, objective: str) -> None:
         self.shop, self.study, self.judge, self.objective = shop, study, judge, objective
@@ -190,7 +190,7 @@ class Tryout:
         except HastenError as error:
             self._failed(trial, str(error))
             return trial, None
-        unsure = LIKELY if self.judge.is_likely(judged.drop) else 0.4
+        unsure = LIKELY if self.judge.is_likely(judged.drop) else min(0.4, self.judge.chance(judged.drop))
         right = self.rightness[trial.id] = {"in": 1.0, "out": 0.0}.get(judged.state, unsure)
         gain = f"{trial.speedup.value:.2f}x" if self.races and trial.speedup else self.cost_text(trial)
         lost = _points(judged.drop, judged.num_samples)
