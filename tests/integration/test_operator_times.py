@@ -153,7 +153,7 @@ def test_the_workshop_keeps_what_it_measured(tmp_path: Path) -> None:
 def test_what_was_timed_on_shared_cores_is_told_once_and_what_was_not_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     need("torch", why="to train")
     reference, runtime = reference_model("digits"), get(Runtime, "onnxruntime")()
-    rest, train = ({name: rows[at] for name, rows in reference.inputs.items()} for at in (slice(0, 200), slice(200, None)))
+    rest, train = ({name: rows[at] for name, rows in reference.inputs.items()} for at in (slice(0, 50), slice(50, None)))
     splits = make_splits(as_parts(rest) | {"train": as_parts(train)["all"]}, seed=0)
     workload = Workload(name="digits", original=reference.module, splits=splits, preprocess=None, labels=None, output="logits")
     for slowdown, told in ((1.05, []), (2.0, ["pace of training", "table of widths"])):

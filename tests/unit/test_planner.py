@@ -227,6 +227,8 @@ def test_the_teacher_is_paid_once_or_in_every_epoch() -> None:
     assert none == anew.training_seconds(0)
     assert profile.training_seconds(3, 0.5) - none == pytest.approx(3 * 5.0 + 4.0)
     assert anew.training_seconds(3, 0.5) - none == pytest.approx(3 * 5.0 + 3 * 4.0)
+    assert replace(anew, answered_epochs=2).training_seconds(3) - none == pytest.approx(3 * 10.0 + 4.0)
+    assert replace(profile, answered_epochs=2).training_seconds(3) - none == pytest.approx(3 * 10.0)
 
 
 @dataclass(frozen=True, kw_only=True)

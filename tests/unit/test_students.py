@@ -14,6 +14,7 @@ from hasten.core.candidate import Candidate, Floor
 from hasten.core.candidate import Step as Done
 from hasten.core.machine import this_machine
 from hasten.core.measurement import Interval
+from hasten.core.registry import find, get
 from hasten.core.seams import Context, Forecast, Profile, Target, Technique
 from hasten.core.signature import Signature
 from hasten.core.trial import Trial
@@ -141,6 +142,24 @@ def test_a_trained_model_that_lost_too_much_is_trained_for_longer_once() -> None
     (hopeless,), (hopeful,) = (students.rescues([Teach], [(one, step)], PROFILE, LIMIT) for one in (far, near))
     assert hopeless.right is not None
     assert hopeful.right == longer.right > 4 * hopeless.right
+
+
+def test_training_on_is_as_long_as_what_is_left_of_the_network_allows() -> None:
+    profile = replace(PROFILE, epoch_seconds=100.0, teacher_seconds=20.0, asks_anew=True, train_seconds=4 * 250.0)
+    technique = get(Technique, "structured-pruning")(share=0.9, time_share=0.9, epochs=4)
+    step, students = Step(candidate=MODULE, technique=technique, runtime=Null()), Students(Base(module=MODULE, graph=GRAPH))
+    module = MODULE.then(technique.step(), Path("pruned.pt2"), adds=technique.adds, lossless=False)
+    students.built(step.build_key, module)
+    graph = module.then(Done(name="export"), Path("pruned.onnx"), floor=Floor.GRAPH)
+    trial = Trial(candidate=graph, runtime=Null(), speedup=rounded()[0].speedup)
+    heals = [kind for kind in find(Technique).values() if kind.heals & technique.adds]
+    (longer,) = students.rescues(heals, [(trial, step)], profile, LIMIT)
+    assert longer.profile is not None
+    assert longer.technique is not None
+    asked = longer.technique.expects(longer.profile).seconds
+    assert 0.8 * 250.0 < asked <= 250.0  # a quarter, used up
+    assert longer.technique.epochs > 4  # type: ignore[attr-defined]
+    assert longer.technique.expects(profile).seconds > 2 * asked  # of a network as large as the original
     taught = module.then(Teach().step(), Path("taught.pt2"), adds=Teach.adds, lossless=False)
     students.built(longer.build_key, taught)
     trial = replace(trial, candidate=taught.then(Done(name="export"), Path("taught.onnx"), floor=Floor.GRAPH))

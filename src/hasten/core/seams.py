@@ -60,7 +60,7 @@ class Profile:
     known once the graph exists; objective: latency, throughput, size, memory or energy; num_train: samples that may be trained
     on, 0 where there are none or no time was given for it; epoch_seconds: of one pass over them for a student as large as the original;
     teacher_seconds: of asking the teacher about all of them; asks_anew: whether it is asked in every epoch, else in the first;
-    train_seconds: that all training together may take.
+    answered_epochs: whose answers it has given already, and which are kept; train_seconds: that all training together may take.
     """
 
     machine: Machine
@@ -73,12 +73,13 @@ class Profile:
     epoch_seconds: float = 0.0
     teacher_seconds: float = 0.0
     asks_anew: bool = False
+    answered_epochs: int = 0
     train_seconds: float = 0.0
 
     def training_seconds(self, epochs: float, share: float = 1.0) -> float:
         """What it takes to train for so many epochs with a teacher beside, and to export. share: of the original's time that a step of
         the student takes."""
-        asked = epochs if self.asks_anew else min(1.0, epochs)
+        asked = max(0.0, (epochs if self.asks_anew else min(1.0, epochs)) - self.answered_epochs)
         return 30.0 + epochs * share * self.epoch_seconds + asked * self.teacher_seconds
 
 

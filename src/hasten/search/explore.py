@@ -250,11 +250,13 @@ class Explorer:
     def _applied(self, candidate: Candidate, base: Base) -> Iterator[Step]:
         """Every technique that changes outputs on `candidate`, the graph or the module of `base`, in every runtime."""
         kinds = [k for k in self.space.techniques if not k.rescues and not k.heals & candidate.facts]
-        for technique in variants(kinds, self.profile, candidate):
+        profile = base.profile(self.profile)
+        for technique in variants(kinds, profile, candidate):
             for kind in self.space.runtimes:
                 runtime = self._knobs.get(kind, kind())
                 step = Step(
-                    candidate=candidate, technique=technique, runtime=runtime, base_log_speedup=base.log_factor, base_right=base.right
+                    candidate=candidate, technique=technique, runtime=runtime, base_log_speedup=base.log_factor, base_right=base.right,
+                    profile=profile,
                 )  # fmt: skip
                 known = self._built.get(step.build_key, step.planned)
                 if kind.floor is Floor.GRAPH and known is not None and runtime.fits(known, self.shop.target) is None:

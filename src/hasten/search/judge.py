@@ -113,15 +113,13 @@ class Judge:
 
         The half-width that certify will have follows from the number of samples; both share their error rate, so the levels are alike.
         """
-        return self.limit - (drop.value + self._half_on_certify(drop))
+        return self.limit - (drop.value + _half(drop, self.num_samples("certify")))
 
     def chance(self, drop: Interval) -> float:
         """Probability that the bound on `certify` will be below the limit, after a drop that was seen on `select`: both may be off."""
-        deviation = math.hypot(drop.high - drop.value, self._half_on_certify(drop)) / stats.norm.ppf(0.5 + 0.5 * drop.level)
+        half = _half(drop, self.num_samples("certify"))
+        deviation = math.hypot(drop.high - drop.value, half) / stats.norm.ppf(0.5 + 0.5 * drop.level)
         return probability_within(-self.margin(drop), deviation, 0.0)
-
-    def _half_on_certify(self, drop: Interval) -> float:
-        return (drop.high - drop.value) * math.sqrt(drop.n / self.num_samples("certify"))
 
     def rows(self, trial: Trial, split: SplitName) -> tuple[np.ndarray, np.ndarray]:
         """Per-sample outcomes of the original and of the trial over the whole split, paired."""
@@ -182,3 +180,8 @@ class Judge:
 
 def _pieces(n: int) -> list[int]:
     return [*range(1024, n, 1024), n]
+
+
+def _half(drop: Interval, num_samples: int) -> float:
+    """How far the bound of a drop would be from it on so many samples."""
+    return (drop.high - drop.value) * math.sqrt(drop.n / num_samples)

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..core.candidate import Candidate, Floor
 from ..core.digest import digest_json
-from ..core.seams import Profile, Runtime, Technique
+from ..core.seams import Forecast, Profile, Runtime, Technique
 from .forecast import Effects, Physics, Promise, Surrogate, expected_improvement, share_right
 
 WORTH = 0.005
@@ -42,7 +42,8 @@ class Step:
     (the quantiser after training for it); right: what is known beforehand of its chance to
     keep quality (mixed precision: from a model of the noise); known_log_speedup: of the same candidate with other knobs, or as priced for
     mixed precision; base_log_speedup: of `candidate` itself over the reference, where it is not as fast as what forecasts speak of (a
-    pruned model); base_right: the chance that `candidate` itself keeps quality, without which nothing that is made of it does; reason: of people's interest, beside the forecast.
+    pruned model); base_right: the chance that `candidate` itself keeps quality, without which nothing that is made of it does; profile:
+    what it is forecast with, where that is not the original's; reason: of people's interest, beside the forecast.
     """
 
     candidate: Candidate
@@ -53,6 +54,7 @@ class Step:
     known_log_speedup: float | None = None
     base_log_speedup: float = 0.0
     base_right: float = 1.0
+    profile: Profile | None = None
     reason: str = ""
 
     @property
@@ -217,7 +219,7 @@ class Planner:
             self._right.setdefault(step.technique.name, []).append((risk, outcome.right))
             self._candidate_right[step.build_key] = outcome.right
         if outcome.build_seconds > 0 and step.technique is not None:
-            self._build_logs[step.technique.trains].append(math.log(outcome.build_seconds / step.technique.expects(self.profile).seconds))
+            self._build_logs[step.technique.trains].append(math.log(outcome.build_seconds / self._forecast(step, step.technique).seconds))
         if outcome.speedup is not None:
             self._program_times.append(outcome.program_seconds)
 
@@ -237,7 +239,7 @@ class Planner:
     def _prior(self, step: Step) -> float:
         if step.known_log_speedup is not None or step.technique is None:
             return step.known_log_speedup or 0.0
-        forecast = step.technique.expects(self.profile)
+        forecast = self._forecast(step, step.technique)
         if self.profile.objective == "size":
             return step.base_log_speedup + math.log(forecast.smaller)
         if self.profile.objective == "memory":
@@ -274,7 +276,10 @@ class Planner:
             return 0.0
         logs = self._build_logs[step.technique.trains]
         off = math.exp(sum(logs) / len(logs)) if logs else 1.0
-        return off * step.technique.expects(self.profile).seconds
+        return off * self._forecast(step, step.technique).seconds
+
+    def _forecast(self, step: Step, technique: Technique) -> Forecast:
+        return technique.expects(step.profile or self.profile)
 
 
 def chance(risk: float, ends: Sequence[tuple[float, float]]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..core.candidate import Candidate
 from ..core.seams import Profile, Technique
@@ -18,12 +18,20 @@ _HEALED = 0.4  # the same of more training for what was trained and lost up to t
 @dataclass(frozen=True, kw_only=True)
 class Base:
     """A model that techniques can be applied to: on the module floor, and as the graph that lossless steps make of it. log_factor: how
-    much faster its graph is than the original's in the same runtime, as a logarithm; right: how likely it is to keep quality itself."""
+    much faster its graph is than the original's in the same runtime, as a logarithm; right: how likely it is to keep quality itself;
+    passes: the share of the original's time that a pass of its training takes; answered: epochs of its own training, in which the teacher
+    was asked."""
 
     module: Candidate
     graph: Candidate
     log_factor: float = 0.0
     right: float = 1.0
+    passes: float = 1.0
+    answered: int = 0
+
+    def profile(self, profile: Profile) -> Profile:
+        """What training on from here takes."""
+        return replace(profile, epoch_seconds=self.passes * profile.epoch_seconds, answered_epochs=self.answered)
 
 
 class Students:
@@ -44,7 +52,11 @@ class Students:
         """
         module = self._modules.get(step.build_key) if step.technique is not None else None
         if module is not None and step.then is None and right and gain and step.build_key not in self.bases:
-            self.bases[step.build_key] = Base(module=module, graph=trial.candidate, log_factor=math.log(gain * slower), right=right)
+            faster = gain * slower
+            self.bases[step.build_key] = Base(
+                module=module, graph=trial.candidate, log_factor=math.log(faster), right=right, passes=_passes(faster),
+                answered=_epochs(step),
+            )  # fmt: skip
 
     def rescues(
         self, kinds: Sequence[type[Technique]], unsure: Sequence[tuple[Trial, Step]], profile: Profile, limit: float
@@ -62,8 +74,10 @@ class Students:
             base, helpful = bases[step.candidate.id], [k for k in kinds if k.rescues & trial.candidate.facts]
             for start in dict.fromkeys((base.module.id, base.graph.id)):
                 model = base.module if start == base.module.id else base.graph
-                for technique in variants(helpful, profile, model):
+                own = base.profile(profile)
+                for technique in variants(helpful, own, model):
                     yield Step(
+                        profile=own,
                         candidate=model, technique=technique, then=step.technique, runtime=step.runtime,
                         right=min(_RESCUED, max(base.right, _HEALED)),  # what a student lost already must be won back too
                         known_log_speedup=math.log(trial.speedup.value), reason=f"{trial.text} is fast and not sure to be right",
@@ -76,8 +90,21 @@ class Students:
             return
         lost = trial.drop.value if trial.drop is not None else limit
         right = _HEALED * min(1.0, 2 * limit / max(lost, 1e-9))
-        for technique in variants(kinds, profile, module):
+        assert step.technique is not None
+        faster = step.technique.expects(profile).speedup  # as forecast: the same for all its programs
+        own = Base(module=module, graph=module, passes=_passes(faster), answered=_epochs(step)).profile(profile)
+        for technique in variants(kinds, own, module):
             yield Step(
+                profile=own,
                 candidate=module, technique=technique, runtime=step.runtime, right=right,
                 known_log_speedup=math.log(trial.speedup.value), reason=f"{trial.text} is fast and may need longer training",
             )  # fmt: skip
+
+
+def _passes(faster: float) -> float:
+    """The share of the original's time that a training pass takes of what is so many times faster: 8 times gave a fifth."""
+    return min(1.0, math.exp(-0.75 * math.log(faster)))
+
+
+def _epochs(step: Step) -> int:
+    return int(getattr(step.technique, "epochs", 0))
