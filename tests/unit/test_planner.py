@@ -248,6 +248,19 @@ def cut(epochs: int = 10) -> Step:
     return Step(candidate=replace(GRAPH, floor=Floor.MODULE), technique=Cutter(epochs=epochs), runtime=Null())
 
 
+def test_how_long_a_technique_took_says_most_of_itself_and_less_of_others_that_train() -> None:
+    def asked(technique: Technique) -> float:
+        return plan.promise(Step(candidate=GRAPH, technique=technique, runtime=Null())).seconds - 2.0
+
+    plan = planner()
+    assert (asked(Learner(seconds=100.0)), asked(Cutter()), asked(Short(seconds=100.0))) == (100.0, 10.0, 100.0)
+    first = Step(candidate=GRAPH, technique=Learner(seconds=100.0), runtime=Null())
+    plan.learn(first, Outcome(speedup=2.0, right=1.0, build_seconds=400.0, program_seconds=2.0))
+    assert asked(Learner(seconds=50.0)) == pytest.approx(200.0)
+    assert asked(Cutter()) == pytest.approx(20.0)
+    assert asked(Short(seconds=100.0)) == 100.0  # it does not train
+
+
 def test_few_epochs_are_a_risk() -> None:
     chances = [planner().promise(cut(epochs)).right for epochs in (1, 2, 4, 10)]
     assert chances[0] < chances[1] < chances[2] == chances[3]

@@ -150,7 +150,7 @@ class Planner:
     _right: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # by technique: what was risked, and how it ended
     _candidate_right: dict[str, float] = field(default_factory=dict)  # by build
     _contenders: dict[str, list[Step]] = field(default_factory=dict)  # what was faster than the reference and is not surely wrong, by build
-    _build_logs: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})  # of techniques that train, and of others
+    _build_logs: dict[tuple[bool, str], list[float]] = field(default_factory=dict)  # by whether it trains, and the technique's name
     _program_times: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -219,7 +219,8 @@ class Planner:
             self._right.setdefault(step.technique.name, []).append((risk, outcome.right))
             self._candidate_right[step.build_key] = outcome.right
         if outcome.build_seconds > 0 and step.technique is not None:
-            self._build_logs[step.technique.trains].append(math.log(outcome.build_seconds / self._forecast(step, step.technique).seconds))
+            off = math.log(outcome.build_seconds / self._forecast(step, step.technique).seconds)
+            self._build_logs.setdefault((step.technique.trains, step.technique.name), []).append(off)
         if outcome.speedup is not None:
             self._program_times.append(outcome.program_seconds)
 
@@ -274,9 +275,13 @@ class Planner:
     def _build_seconds(self, step: Step) -> float:
         if step.technique is None or step.build_key in self._built:
             return 0.0
-        logs = self._build_logs[step.technique.trains]
-        off = math.exp(sum(logs) / len(logs)) if logs else 1.0
-        return off * self._forecast(step, step.technique).seconds
+        return self._off(step.technique) * self._forecast(step, step.technique).seconds
+
+    def _off(self, technique: Technique) -> float:
+        """How many times longer than forecast it takes to build: by its own past, else half of what others of its kind were off."""
+        own = self._build_logs.get((technique.trains, technique.name), [])
+        others = [log for (trains, _), logs in self._build_logs.items() if trains == technique.trains for log in logs]
+        return math.exp(sum(own) / len(own) if own else 0.5 * sum(others) / max(1, len(others)))
 
     def _forecast(self, step: Step, technique: Technique) -> Forecast:
         return technique.expects(step.profile or self.profile)

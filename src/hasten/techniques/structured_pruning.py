@@ -17,7 +17,7 @@ from ..train.shapes import fixed, heads
 from ..train.student import Student, cannot_train
 from ._graph import is_transformer
 
-_SHARES = (0.3, 0.5, 0.7, 0.9)
+_SHARES = (0.3, 0.5, 0.7, 0.8, 0.9)
 _IN_DEPTH = 0.7  # of a transformer's cut: MiniLM without six of its twelve blocks and 70 % of its parameters
 
 
