@@ -73,7 +73,7 @@ class StructuredPruning(Technique):
     def expects(self, profile: Profile) -> Forecast:
         # Half the MACs of a ResNet-50 give 1.35x and not 2x (Torch-Pruning's own figures): time falls more slowly than operations.
         speedup = max((1 - self.share) ** -0.6, 0.9 / (1 - self.time_share))
-        # Parameters go with the square of widths, and time with less: 30, 45, 50, 74 and 85 % of the time took 49, 64, 66, 86 and 94 % of them.
+        # Parameters go with the square of widths, time with less: 30, 45, 50, 74 and 85 % of it took 49, 64, 66, 86 and 94 % of them.
         gone = max(self.share, 1 - (1 - self.time_share) ** 1.7)
         seconds = profile.training_seconds(self.epochs, (1 - self.share) ** 0.6)  # of what is left
         return Forecast(speedup=speedup, seconds=seconds, smaller=1 / (1 - gone), risk=gone)
