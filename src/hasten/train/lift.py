@@ -60,13 +60,17 @@ def lift(program: torch.export.ExportedProgram) -> fx.GraphModule:
     return fx.GraphModule(flat, graph).eval()
 
 
-def lower(module: nn.Module, inputs: Sequence[torch.Tensor], path: Path, *, free_batch: bool) -> None:
-    """Export `module` in evaluation mode to `path`. inputs: an example of each, [n >= 2, ...]. Raises ExportError."""
+def lower(
+    module: nn.Module, inputs: Sequence[torch.Tensor], path: Path, *, free_batch: bool, free: Sequence[Sequence[int]] | None = None
+) -> None:
+    """Export `module` in evaluation mode to `path`. inputs: an example of each, [n >= 2, ...]; free: other axes of each that may have any
+    length, None for none. Raises ExportError."""
     import torch
 
     module.eval()
     given = tuple(inputs) if free_batch else tuple(value[:1] for value in inputs)
-    shapes = tuple({0: torch.export.Dim("batch")} for _ in given) if free_batch else None
+    batch = {0: torch.export.Dim("batch")} if free_batch else {}
+    shapes = tuple({**batch, **dict.fromkeys(axes, torch.export.Dim.DYNAMIC)} for axes in free or [()] * len(given))
     try:
         torch.export.save(torch.export.export(module, given, dynamic_shapes=shapes), path)
     except HastenError:

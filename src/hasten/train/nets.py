@@ -10,22 +10,31 @@ import functools
 import itertools
 import math
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import NotPossibleHere
 from ..core.widths import Site
+from .attention import HEAD, Transformer, seeing
 from .lift import lower, read_module
 
 if TYPE_CHECKING:
     import torch
     from torch import fx, nn
 
-KINDS = ("resnet", "mobilenet", "mlp")
+PICTURES = ("resnet", "mobilenet", "mobilenetv2", "efficientnet-lite", "vit")
+KINDS = (*PICTURES, "mlp", "encoder")
 BLOCKS = ("plain", "residual", "inverted", "separable")
 _SQUEEZED = 4  # times fewer channels inside a squeeze-and-excitation
+_LEAST_SIDE = 4  # of a picture: one that is no larger is not halved any more
+_MOST_TOKENS = 64  # that a picture is taken apart into: 7 x 7 of 28 x 28 and of 224 x 224 points
+_LEAST_STEM = 16  # channels of a transformer's first convolution
+_INVERTED = {  # stages after the first: how many times its width, kernel, stride (Sandler et al. 2018, table 2; Tan & Le 2019, table 1)
+    "mobilenetv2": ((1.5, 3, 2), (2.0, 3, 2), (4.0, 3, 2), (6.0, 3, 1), (10.0, 3, 2)),
+    "efficientnet-lite": ((1.5, 3, 2), (2.5, 5, 2), (5.0, 3, 2), (7.0, 5, 1), (12.0, 5, 2)),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +91,24 @@ class Perceptron:
         return f"hidden {' '.join(map(str, self.widths))}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class VisionTransformer:
+    """For pictures [C, H, W]: convolutions of stride 2 whose last gives the tokens, learnt positions, blocks, the mean, one linear layer
+    (TinyViT without its windows: Wu et al. 2022, arXiv:2207.10666)."""
+
+    stem: ConvNet
+    blocks: Transformer
+
+    @property
+    def text(self) -> str:
+        return f"{self.stem.text}, {self.blocks.text}"
+
+
 Architecture = ConvNet | Perceptron
+"""What may be searched for."""
+
+Description = Architecture | VisionTransformer | Transformer
+"""What may be built; a transformer alone is one for text, which `texts.build` builds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,17 +131,25 @@ class Block:
         return [*self.path, *(self.shortcut or ()), *self.squeeze, *([read, read] if self.squeeze else [])]
 
 
-def described(kind: str, *, width: int, depth: int) -> Architecture:
-    """One of KINDS. width: channels of the first stage (of all layers of an mlp); depth: blocks a stage.
+def described(kind: str, *, width: int, depth: int, shape: tuple[int, ...]) -> Description:
+    """One of KINDS. width: channels of the first stage (numbers of a token of vit and encoder, up to the next multiple of a head; all
+    layers of an mlp); depth: blocks a stage; shape: of the inputs, without the batch.
 
-    resnet: two stages at half of the pictures' resolution, the second twice as wide; mobilenet: three, each twice as wide as the last.
+    resnet: two stages at half of the pictures' resolution, the second twice as wide; mobilenet: three, each twice as wide as the last;
+    mobilenetv2, efficientnet-lite: the stages of their papers, six times as wide inside, the second with filters of 5 x 5 too, with ReLU,
+    no squeeze, and one 1 x 1 convolution for what follows the last stride; pictures are halved while they have more than 4 points a side.
     """
     if kind == "mlp":
         return Perceptron(widths=(width,) * depth)
+    if kind in ("vit", "encoder"):
+        blocks = Transformer(width=-(-width // HEAD) * HEAD, depth=depth)
+        return blocks if kind == "encoder" else VisionTransformer(stem=_tokens(blocks.width, shape), blocks=blocks)
     if kind == "resnet":
         halves = (Stage(kind="residual", width=w, depth=depth) for w in (width, 2 * width))
         first, second = halves
         return ConvNet(stem=width, stem_stride=2, stages=(first, Stage(kind="plain", width=2 * width, stride=2), second))
+    if kind in _INVERTED:
+        return ConvNet(stem=2 * width, stem_stride=2, stages=tuple(_inverted(kind, width, depth, -(-min(shape[1:]) // 2))))
     stages = (Stage(kind="separable", width=width << n, depth=depth, stride=2 if n > 1 else 1) for n in (1, 2, 3))
     return ConvNet(stem=width, stem_stride=2, stages=tuple(stages))
 
@@ -132,13 +166,17 @@ def unrolled(architecture: ConvNet, shape: tuple[int, ...]) -> list[Block]:
     return blocks
 
 
-def sites(architecture: Architecture, shape: tuple[int, ...], num_out: int) -> list[Site]:
+def sites(architecture: Description, shape: tuple[int, ...], num_out: int) -> list[Site]:
     """Every layer that has widths, for inputs of `shape` without the batch: what it is priced by."""
     if isinstance(architecture, Perceptron):
         return [Site(num_in=a, num_out=b, linear=True) for a, b in _pairs(architecture, shape, num_out)]
-    blocks = unrolled(architecture, shape)
-    head = Site(num_in=blocks[-1].path[-1].num_out, num_out=num_out, linear=True)
-    return [*(site for block in blocks for site in block.sites), head]
+    if isinstance(architecture, Transformer):
+        return [*architecture.sites(shape[0]), Site(num_in=architecture.width, num_out=num_out, linear=True)]
+    blocks = unrolled(_convolutions(architecture), shape)
+    last = blocks[-1].path[-1]
+    after_them = architecture.blocks.sites(math.prod(after(last))) if isinstance(architecture, VisionTransformer) else []
+    head = Site(num_in=last.num_out, num_out=num_out, linear=True)
+    return [*(site for block in blocks for site in block.sites), *after_them, head]
 
 
 def after(site: Site) -> tuple[int, int]:
@@ -147,7 +185,7 @@ def after(site: Site) -> tuple[int, int]:
     return height, width
 
 
-def build(architecture: Architecture, example: Sequence[torch.Tensor], num_out: int, *, seed: int) -> fx.GraphModule:
+def build(architecture: Architecture | VisionTransformer, example: Sequence[torch.Tensor], num_out: int, *, seed: int) -> fx.GraphModule:
     """An untrained network for inputs like `example`, [n, ...], with one output [n, num_out], in evaluation mode.
 
     Raises NotPossibleHere where the description does not fit the input.
@@ -155,14 +193,14 @@ def build(architecture: Architecture, example: Sequence[torch.Tensor], num_out: 
     import torch
     from torch import fx
 
-    pictures = isinstance(architecture, ConvNet)
+    pictures = not isinstance(architecture, Perceptron)
     if len(example) != 1 or not example[0].is_floating_point() or (pictures and example[0].ndim != 4):
         what = "pictures" if pictures else "numbers"
         raise NotPossibleHere("student", f"can be built for one input of {what} only", hint="Let the student be a copy (same)")
     shape = tuple(example[0].shape[1:])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _convnet(architecture, shape, num_out) if isinstance(architecture, ConvNet) else _mlp(architecture, shape, num_out)
+        network = _network(architecture, shape, num_out)
     return fx.symbolic_trace(network).eval()
 
 
@@ -171,6 +209,36 @@ def lifted(network: nn.Module, example: Sequence[torch.Tensor]) -> fx.GraphModul
     with tempfile.TemporaryDirectory(prefix="hasten-student-") as scratch:
         lower(network, example, Path(scratch) / "student.pt2", free_batch=True)
         return read_module(Path(scratch) / "student.pt2")
+
+
+# Descriptions ---------------------------------------------------------------------------------------------------------
+
+
+def _inverted(kind: str, width: int, depth: int, side: int) -> Iterator[Stage]:
+    """The stages of a network of inverted blocks for pictures of `side` points. The first of them is not wider inside, which is a separable
+    block; what follows the last stride is one 1 x 1 convolution."""
+    yield Stage(kind="separable", width=width, depth=depth)
+    for times, kernel, stride in _INVERTED[kind]:
+        stride = stride if side > _LEAST_SIDE else 1
+        side = -(-side // stride)
+        yield Stage(kind="inverted", width=-(-round(times * width) // 8) * 8, depth=depth, kernel=kernel, stride=stride, expansion=6.0)
+    yield Stage(kind="plain", width=20 * width, kernel=1)
+
+
+def _tokens(width: int, shape: tuple[int, ...]) -> ConvNet:
+    """Convolutions after which a picture has no more than so many points, each of `width` numbers: halved as often as that takes, and
+    twice as wide each time."""
+    sizes = [shape[1:]]
+    while math.prod(sizes[-1]) > _MOST_TOKENS:
+        sizes.append(tuple(-(-n // 2) for n in sizes[-1]))
+    halvings = len(sizes) - 1
+    first, *others = (min(width, max(_LEAST_STEM, width >> left)) for left in range(max(1, halvings) - 1, -1, -1))
+    stages = tuple(Stage(kind="plain", width=one, stride=2) for one in others)
+    return ConvNet(stem=first, stem_stride=2 if halvings else 1, stages=stages)
+
+
+def _convolutions(architecture: ConvNet | VisionTransformer) -> ConvNet:
+    return architecture.stem if isinstance(architecture, VisionTransformer) else architecture
 
 
 # Blocks as layers -----------------------------------------------------------------------------------------------------
@@ -221,6 +289,20 @@ def _pairs(architecture: Perceptron, shape: tuple[int, ...], num_out: int) -> li
 
 
 # Layers as modules ----------------------------------------------------------------------------------------------------
+
+
+def _network(architecture: Architecture | VisionTransformer, shape: tuple[int, ...], num_out: int) -> nn.Module:
+    if isinstance(architecture, Perceptron):
+        return _mlp(architecture, shape, num_out)
+    return _convnet(architecture, shape, num_out) if isinstance(architecture, ConvNet) else _vit(architecture, shape, num_out)
+
+
+def _vit(architecture: VisionTransformer, shape: tuple[int, ...], num_out: int) -> nn.Module:
+    from torch import nn
+
+    *before, last = unrolled(architecture.stem, shape)
+    stem = nn.Sequential(*(_path(block) for block in before), _path(replace(last, linear_end=True)))
+    return seeing(architecture.blocks, stem, math.prod(after(last.path[-1])), num_out)
 
 
 def _convnet(architecture: ConvNet, shape: tuple[int, ...], num_out: int) -> nn.Module:

@@ -165,7 +165,9 @@ class Student:
     def export(self, folder: Path) -> Path:
         """The module as an exported program in `folder`. Raises ExportError."""
         path = folder / "model.pt2"
-        lower(self.module, self.example(), path, free_batch=self.candidate.signature.batch is None)
+        signature = self.candidate.signature
+        free = [[axis for axis, length in enumerate(spec.shape) if axis and length is None] for spec in signature.inputs]
+        lower(self.module, self.example(), path, free_batch=signature.batch is None, free=free)
         checkpoint = self.training.checkpoint
         for stage in checkpoint.parent.glob(f"{checkpoint.stem}.stage*"):
             stage.unlink()
