@@ -1,9 +1,10 @@
-"""What students that are built stand on: what is priced is what is built, every kind learns and leaves as it is asked, and text is told from
-the rest."""
+"""What students that are built stand on: what is priced is what is built, every kind learns and leaves as it is asked, and text is told
+from the rest."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ NAMES = {"tokens": "input_ids", "mask": "attention_mask", "types": "token_type_i
 
 
 class Reader(nn.Module):  # type: ignore[misc,name-defined]
-    """Scores and an embedding of digits that are read as words: what a sentence encoder gives and takes. found: its words are in a table."""
+    """Scores and an embedding of digits that are read as words: what a sentence encoder takes and gives. found: words are in a
+    table."""
 
     def __init__(self, roles: tuple[str, ...], *, found: bool) -> None:
         super().__init__()
@@ -48,7 +50,8 @@ class Reader(nn.Module):  # type: ignore[misc,name-defined]
         given = dict(zip(self.roles, (first, second, third), strict=False))
         ids = given["tokens"].to(torch.int64)
         places = torch.ones_like(ids).cumsum(1)  # a table too, and not of words
-        x = (self.words(ids) if self.found else torch.matmul(nn.functional.one_hot(ids, WORDS).float(), self.words.weight)) + self.place(places)
+        words = self.words(ids) if self.found else nn.functional.one_hot(ids, WORDS).float() @ self.words.weight
+        x = words + self.place(places)
         x = x + self.types(given["types"]) if "types" in given else x
         weights = given["mask"].unsqueeze(-1).float() if "mask" in given else torch.ones_like(ids).unsqueeze(-1).float()
         embedding = torch.tanh(self.mix((torch.relu(x) * weights).sum(1) / weights.sum(1)))
@@ -126,10 +129,12 @@ def taught(kind: str, folder: Path, **options: Any) -> tuple[Candidate, list[np.
     if kind == "encoder":
         folder.mkdir(parents=True)
         given = text(folder)
-        original, context, others = given.original, given.context(folder / "work"), [*digits(("tokens", "mask"), slice(700, 733))[0].values()]
+        original, context = given.original, given.context(folder / "work")
+        others = [*digits(("tokens", "mask"), slice(700, 733))[0].values()]
     else:
         model = reference_model("digits")
-        original, context, others = model.module, pictures(model, folder), list(model.inputs.values())
+        original, context = model.module, pictures(model, folder)
+        others = list(model.inputs.values())
     technique = get(Technique, "distillation")(student=kind, **options)
     assert technique.fits(original, PROFILE) is None
     return technique.apply(original, dataclasses.replace(context, seed=seed)), others
@@ -179,7 +184,7 @@ def test_a_picture_is_not_halved_to_nothing_nor_left_large(kind: str, shape: tup
 def test_efficientnet_lite_has_filters_of_both_sizes_and_is_wider_inside() -> None:
     sites = nets.sites(nets.described("efficientnet-lite", width=8, depth=1, shape=(3, 28, 28)), (3, 28, 28), 5)
     assert {site.kernel for site in sites if site.depthwise} == {(3, 3), (5, 5)}
-    outs = [before for before, after in zip(sites, sites[1:], strict=False) if after.depthwise and before.kernel == (1, 1)]
+    outs = [before for before, after in itertools.pairwise(sites) if after.depthwise and before.kernel == (1, 1)]
     assert {site.num_out / site.num_in for site in outs} == {6.0}
 
 
@@ -217,12 +222,16 @@ def test_a_transformer_that_was_taught_can_lose_heads_and_neurons(kind: str, tmp
     module, example = read_module(after.path), tuple(torch.from_numpy(values[:4]) for values in others)
     assert len(heads(module)) == 2 * 3
     groups = find_groups(module, example, pruning.importance.GroupMagnitudeImportance(), fixed(module), heads(module))
-    transformer = [group for group in groups if any("blocks" in name for name in group.outputs)]
-    assert sorted((group.unit, group.width) for group in transformer) == [(1, 8 * HEAD)] * 2 + [(HEAD, 2)] * 2
-    before = module(*example)
+    inside = [(group.unit, group.width) for group in groups if any("blocks" in name for name in group.outputs)]
+    stream = (1, 2 * HEAD)  # all that tokens are made of
+    assert sorted(inside) == [stream, *[(1, 8 * HEAD)] * 2, *[(HEAD, 2)] * 2]
     for group in groups:
         group.remove([0])
-    assert [out.shape for out in flat_outputs(module(*example))] == [out.shape for out in flat_outputs(before)]
+    lower(module, example, tmp_path / "cut.pt2", free_batch=True)
+    cut = dataclasses.replace(after, path=tmp_path / "cut.pt2")
+    assert [out.shape[1] for out in answers(cut, others)] == [spec.shape[1] for spec in after.signature.outputs]
+    queries = [site for name, site in find_sites(read_module(cut.path), example).items() if "query" in name]
+    assert [(site.num_in, site.num_out) for site in queries] == [(2 * HEAD - 1, HEAD)] * 2
 
 
 @pytest.mark.parametrize("kind", ["efficientnet-lite", "vit", "encoder"])

@@ -136,14 +136,14 @@ def _reading() -> Any:
         ) -> None:
             super().__init__()
             width = transformer.width
-            self.roles, self.last = roles, dict[str, int]()
+            self.roles, self.rows, self.last = roles, rows, dict[str, int]()
             self.tables = nn.ModuleDict({role: nn.Embedding(rows[role], width, _weight=_learnt(rows[role], width)) for role in rows})
             self.position, self.norm, self.blocks = _learnt(1, positions, width), nn.LayerNorm(width), _blocks()(transformer)
             self.heads = nn.ModuleList(nn.Linear(width, numbers) for numbers in num_out)
 
         def clamp(self, role: str) -> None:
             """Numbers beyond the table are read as its last."""
-            self.last[role] = self.tables[role].num_embeddings - 1
+            self.last[role] = self.rows[role] - 1
 
         def forward(
             self, first: torch.Tensor, second: torch.Tensor | None = None, third: torch.Tensor | None = None

@@ -88,7 +88,7 @@ def principal(weights: torch.Tensor, width: int) -> torch.Tensor:
 
     centred = weights.double() - weights.double().mean(0)
     _, vectors = torch.linalg.eigh(centred.T @ centred)  # in ascending order
-    return (centred @ vectors.flip(1)[:, :width]).to(weights.dtype)
+    return torch.matmul(centred, vectors.flip(1)[:, :width]).to(weights.dtype)
 
 
 def _roles(signature: Signature) -> tuple[str, ...] | None:
