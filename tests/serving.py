@@ -52,7 +52,9 @@ def process(
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, preexec_fn=begin) as child:
         try:
             assert child.stdout is not None
-            yield child, [child.stdout.readline().strip() for _ in range(1 + grpc)]
+            addresses = [child.stdout.readline().strip() for _ in range(1 + grpc)]
+            assert all(addresses), f"the server ended at its start: {child.wait(20)}, {child.stderr.read() if child.stderr else ''}"
+            yield child, addresses
         finally:
             child.kill()
 
