@@ -203,13 +203,18 @@ def cpu_of_request(server: Server, request: bytes, kind: str, seconds: float) ->
     return used / len(samples.good), sums[0] / sums[1], samples
 
 
+def present(arguments: argparse.Namespace) -> Iterator[tuple[str, Case, Path]]:
+    """The chosen bundles that are there; the others are told."""
+    for name, case in chosen(arguments):
+        if (path := bundle_of(name)) is None:
+            print(f"  skipped: no bundle of {name}: make bench-main-models")
+        else:
+            yield name, case, path
+
+
 def throughput(arguments: argparse.Namespace) -> Named:
     """Answers a second at saturation, as a share of what decoding and the runtime alone would do."""
-    for name, case in chosen(arguments):
-        path = bundle_of(name)
-        if path is None:
-            print(f"  skipped: no bundle of {name}: make bench-main-models")
-            continue
+    for name, case, path in present(arguments):
         own, requests = alone(path, case.pictures, 5.0), requests_of(name, case)
         bound = 1 / (own.decode + 1 / own.best_rate())
         yield f"throughput.{name}.runtime_ms", figure(1e3 * own.seconds[1])
@@ -245,10 +250,7 @@ def batching(arguments: argparse.Namespace) -> Named:
 
 def lone(arguments: argparse.Namespace) -> Named:
     """A request that comes alone. The keys are those of goodput, whose part this was."""
-    for name, case in chosen(arguments):
-        path = bundle_of(name)
-        if path is None:
-            continue
+    for name, case, path in present(arguments):
         own, requests = alone(path, case.pictures, 2.0), requests_of(name, case)
         with hasten(path, "--slo", "50ms") as server:
             took, floor, null = now_and_then(path, server, requests, name)
@@ -261,11 +263,7 @@ def lone(arguments: argparse.Namespace) -> Named:
 
 def goodput(arguments: argparse.Namespace) -> Named:
     """Answers in time, by how much is offered; memory; recovery."""
-    for name, case in chosen(arguments):
-        path = bundle_of(name)
-        if path is None:
-            print(f"  skipped: no bundle of {name}: make bench-main-models")
-            continue
+    for name, case, path in present(arguments):
         with hasten(path, "--slo", "50ms") as server:
             requests, seconds = requests_of(name, case), 60 * arguments.minutes
             for key, one in overloads(server, requests, name, sustains(server, requests, name), seconds, arguments, goals=True):

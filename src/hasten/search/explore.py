@@ -224,8 +224,8 @@ class Explorer:
     def _offers(self) -> Iterator[Step]:
         """Everything that fits, taken or not."""
         for base in self.students.bases.values():
-            for candidate in dict.fromkeys((base.graph.id, base.module.id)):
-                yield from self._applied(base.graph if candidate == base.graph.id else base.module, base)
+            for model in reversed(base.models):
+                yield from self._applied(model, base)
         for trial in self.contenders.values():
             for runtime in neighbours(trial.runtime, self.profile):
                 known = self._estimate(trial) + self._knobs_gain(trial.runtime, runtime)

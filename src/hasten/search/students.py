@@ -29,6 +29,11 @@ class Base:
     passes: float = 1.0
     answered: int = 0
 
+    @property
+    def models(self) -> tuple[Candidate, ...]:
+        """What techniques can be applied to, each once: a model that came as a graph is both."""
+        return (self.module,) if self.module.id == self.graph.id else (self.module, self.graph)
+
     def profile(self, profile: Profile) -> Profile:
         """What training on from here takes."""
         return replace(profile, epoch_seconds=self.passes * profile.epoch_seconds, answered_epochs=self.answered)
@@ -72,13 +77,11 @@ class Students:
             if step.technique is None or step.then is not None or not trial.speedup or step.candidate.id not in bases:
                 continue
             base, helpful = bases[step.candidate.id], [k for k in kinds if k.rescues & trial.candidate.facts]
-            for start in dict.fromkeys((base.module.id, base.graph.id)):
-                model = base.module if start == base.module.id else base.graph
-                own = base.profile(profile)
+            own = base.profile(profile)
+            for model in base.models:
                 for technique in variants(helpful, own, model):
                     yield Step(
-                        profile=own,
-                        candidate=model, technique=technique, then=step.technique, runtime=step.runtime,
+                        candidate=model, technique=technique, then=step.technique, runtime=step.runtime, profile=own,
                         right=min(_RESCUED, max(base.right, _HEALED)),  # what a student lost already must be won back too
                         known_log_speedup=math.log(trial.speedup.value), reason=f"{trial.text} is fast and not sure to be right",
                     )  # fmt: skip
@@ -95,8 +98,7 @@ class Students:
         own = Base(module=module, graph=module, passes=_passes(faster), answered=_epochs(step)).profile(profile)
         for technique in variants(kinds, own, module):
             yield Step(
-                profile=own,
-                candidate=module, technique=technique, runtime=step.runtime, right=right,
+                candidate=module, technique=technique, runtime=step.runtime, profile=own, right=right,
                 known_log_speedup=math.log(trial.speedup.value), reason=f"{trial.text} is fast and may need longer training",
             )  # fmt: skip
 
