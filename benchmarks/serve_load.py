@@ -232,10 +232,7 @@ def throughput(arguments: argparse.Namespace) -> Named:
 
 def batching(arguments: argparse.Namespace) -> Named:
     """The rate that is sustained within the objective, over the same where every call holds one sample."""
-    for name, case in chosen(arguments):
-        path = bundle_of(name)
-        if path is None:
-            continue
+    for name, case, path in present(arguments):
         rates, requests = {}, requests_of(name, case)
         own = alone(path, case.pictures, 3.0)
         for on in (True, False):
